@@ -1,0 +1,202 @@
+/**
+ * How a pool closes. It always ends, whatever the tasks do:
+ *
+ * ```text
+ *   open ──▶ draining ──deadline──▶ interrupting ──grace──▶ closed
+ *               │ all ended                │ all stopped      ▲  what still runs is abandoned
+ *               └──────────────────────────┴──────────────────┘
+ * ```
+ *
+ * No state is left on the way: every handle is settled and every producer answered when the report is there.
+ */
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import type { Outcome } from "../Accounting.ts"
+import { settled } from "../Accounting.ts"
+import { PoolDeadlock } from "../PoolError.ts"
+import type { ShutdownReport, UnfinishedTask } from "../ShutdownReport.ts"
+import * as Report from "../ShutdownReport.ts"
+import type { Engine } from "./Engine.ts"
+import { waitsFor } from "./Inspect.ts"
+import type { Task } from "./Task.ts"
+import type { Timer } from "./Timers.ts"
+
+export class Shutdown {
+  private phase: "open" | "draining" | "interrupting" | "closed" = "open"
+  private report: ShutdownReport | undefined = undefined
+  private timer: Timer | undefined = undefined
+  private deadlineAt = Number.POSITIVE_INFINITY
+  private beganAt = 0
+  private endedBefore = 0
+  private drained = 0
+  private dropped = 0
+  private refused = 0
+  private interrupted: ReadonlyArray<UnfinishedTask> = []
+  private abandoned: ReadonlyArray<UnfinishedTask> = []
+  private readonly waiters = new Set<(report: ShutdownReport) => void>()
+  private readonly engine: Engine
+
+  constructor(engine: Engine) {
+    this.engine = engine
+  }
+
+  get isOpen(): boolean {
+    return this.phase === "open"
+  }
+
+  /** Closes the pool and waits for the report. A task that waits here for its own pool would wait for itself. */
+  run(
+    fiber: Fiber.Fiber<unknown, unknown>,
+    operation: "drain" | "shutdown",
+    deadline: number
+  ): Effect.Effect<ShutdownReport> {
+    return Effect.callback((resume) => {
+      if (this.report !== undefined) return resume(Effect.succeed(this.report))
+      const noted = this.engine.noteWait(fiber, { _tag: "Idle", engine: this.engine, operation })
+      if (noted instanceof PoolDeadlock) return resume(Effect.die(noted))
+      this.begin(deadline)
+      return this.wait((report) => {
+        noted()
+        resume(Effect.succeed(report))
+      }, noted)
+    })
+  }
+
+  /** The same for the end of the pool's scope, which must close it wherever that happens. */
+  close(deadline: number): Effect.Effect<ShutdownReport> {
+    return Effect.callback((resume) => {
+      if (this.report === undefined) this.begin(deadline)
+      return this.wait(
+        (report) => resume(Effect.succeed(report)),
+        () => {}
+      )
+    })
+  }
+
+  /** Nothing runs any more: perhaps that was all. */
+  progress(): void {
+    if (this.phase === "open" || this.phase === "closed") return
+    if (this.engine.onlyParked) this.dropped += this.engine.dropQueued()
+    if (this.engine.isIdle) this.complete()
+  }
+
+  /** A task that was abandoned has ended after all. */
+  lateEnd(task: Task, outcome: Outcome): void {
+    this.engine.runInPool(
+      Effect.logWarning(
+        `Task "${task.name}" of closed pool "${this.engine.name}" has ended after it was abandoned: ${outcome}`
+      )
+    )
+  }
+
+  private wait(waiter: (report: ShutdownReport) => void, cancelled: () => void): Effect.Effect<void> | void {
+    if (this.report !== undefined) return waiter(this.report)
+    this.waiters.add(waiter)
+    return Effect.sync(() => {
+      cancelled()
+      this.waiters.delete(waiter)
+    })
+  }
+
+  private begin(deadline: number): void {
+    const { timers } = this.engine
+    const deadlineAt = timers.now() + deadline
+    if (this.phase === "open") {
+      this.phase = "draining"
+      this.beganAt = timers.now()
+      this.endedBefore = settled(this.engine.accounting())
+      this.refused = this.engine.refuseBlocked()
+      // What was accepted runs, also where somebody had paused the pool.
+      this.engine.resume()
+    } else if (this.phase !== "draining" || deadlineAt >= this.deadlineAt) return
+    // The pool may just have been found empty.
+    if (this.isClosed()) return
+    this.deadlineAt = deadlineAt
+    if (this.timer !== undefined) timers.cancel(this.timer)
+    if (deadline <= 0) this.atDeadline()
+    else if (deadline !== Number.POSITIVE_INFINITY) this.timer = timers.after(deadline, () => this.atDeadline())
+  }
+
+  private isClosed(): boolean {
+    return this.phase === "closed"
+  }
+
+  private atDeadline(): void {
+    const { engine } = this
+    this.phase = "interrupting"
+    this.timer = undefined
+    this.drained = this.endedSoFar()
+    this.interrupted = unfinished(engine)
+    this.dropped += engine.dropQueued()
+    engine.interruptRunning()
+    if (this.isClosed()) return
+    if (engine.isIdle) return this.complete()
+    const grace = engine.settings.shutdownGrace
+    if (grace !== Number.POSITIVE_INFINITY) this.timer = engine.timers.after(grace, () => this.atGraceEnd())
+  }
+
+  private atGraceEnd(): void {
+    this.timer = undefined
+    this.abandoned = unfinished(this.engine)
+    this.engine.abandonRunning()
+    // Ending the last of them may have completed the shutdown; handlers of onFailure are not waited for any longer.
+    if (!this.isClosed()) this.complete()
+  }
+
+  private endedSoFar(): number {
+    return settled(this.engine.accounting()) - this.endedBefore - this.dropped
+  }
+
+  private complete(): void {
+    const { engine } = this
+    if (this.phase === "draining") this.drained = this.endedSoFar()
+    this.phase = "closed"
+    if (this.timer !== undefined) engine.timers.cancel(this.timer)
+    const abandoned = new Set(this.abandoned.map((task) => task.id))
+    const report: ShutdownReport = {
+      pool: engine.name,
+      drained: this.drained,
+      interrupted: this.interrupted.filter((task) => !abandoned.has(task.id)),
+      abandoned: this.abandoned,
+      dropped: this.dropped,
+      refused: this.refused,
+      elapsed: engine.timers.now() - this.beganAt,
+      accounting: engine.accounting()
+    }
+    this.announce(report)
+  }
+
+  /** Hands the report to the log, to `onShutdown` and to the registry, and then to those who wait. */
+  private announce(report: ShutdownReport): void {
+    const { onShutdown, shutdownGrace } = this.engine.settings
+    const log = Report.isClean(report)
+      ? Effect.logDebug(Report.format(report))
+      : Effect.logWarning(Report.format(report))
+    const done = () => {
+      if (this.report !== undefined) return
+      this.report = report
+      this.engine.leave(report)
+      for (const waiter of [...this.waiters]) waiter(report)
+      this.waiters.clear()
+    }
+    if (onShutdown === undefined) {
+      this.engine.runInPool(log)
+      return done()
+    }
+    // A callback that hangs must not keep the pool from closing.
+    const timer = this.engine.timers.after(shutdownGrace, done)
+    const told = Effect.suspend(() => onShutdown(report)).pipe(
+      Effect.catchCause((cause) => Effect.logError(`onShutdown of pool "${report.pool}" failed`, cause)),
+      Effect.andThen(
+        Effect.sync(() => {
+          this.engine.timers.cancel(timer)
+          done()
+        })
+      )
+    )
+    this.engine.runInPool(Effect.andThen(log, told))
+  }
+}
+
+const unfinished = (engine: Engine): ReadonlyArray<UnfinishedTask> =>
+  [...engine.running].map((task) => ({ id: task.id, name: task.name, waitsFor: waitsFor(task) }))

@@ -1,0 +1,196 @@
+/**
+ * The record of one task: what to run, how far it has come, and how it ended. It is also the handle that `submit` returns.
+ *
+ * ```text
+ *   blocked ──place free──▶ queued ──slot free──▶ running ──ended, finalizers included──▶ settled
+ *      │ gives up: never accepted  │ cancelled, expired, dropped                              ▲
+ *      ▼                           └──────────────────────────────────────────────────────────┘
+ *   (nothing recorded)
+ * ```
+ *
+ * A million of these may be queued, so what few tasks need is kept in {@link Extra}.
+ */
+import type * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
+import type { PoolClosed } from "../PoolError.ts"
+import type { Engine } from "./Engine.ts"
+import type { Timer } from "./Timers.ts"
+
+/** An effect whose types the caller's signature has already checked; the engine only runs it. */
+export type AnyEffect = Effect.Effect<unknown, unknown>
+/** The same for its exit. */
+export type AnyExit = Exit.Exit<unknown, unknown>
+
+/** `New` is a task that no pool has accepted: not yet, or never. */
+export const State = { New: 0, Blocked: 1, Queued: 2, Running: 3, Settled: 4 } as const
+export type State = (typeof State)[keyof typeof State]
+
+/** Bits of {@link Task.flags}. */
+export const Flag = {
+  /** Its `timeout` has passed. */
+  TimedOut: 1,
+  /** It holds its slot although it was told to stop. */
+  Overrunning: 2,
+  /** The pool's shutdown told it to stop, so an interruption is the pool's doing. */
+  ShutDown: 4,
+  /** Its body has ended; finalizers or `onFailure` are running, which nothing may interrupt. */
+  Ending: 8,
+  /** Somebody was given a handle and may still read the result. */
+  Handle: 16,
+  /** Somebody saw the result, or waits for it and will. */
+  Read: 32,
+  /** Its producer waits for a place among the tasks of its key, not for one in the whole backlog. */
+  BlockedByKey: 64
+} as const
+
+/** What a task carries only when an option or a watched registry asks for it. */
+export interface Extra {
+  readonly name: string | undefined
+  readonly key: string | undefined
+  readonly priority: number
+  readonly weight: number
+  /** Milliseconds. */
+  readonly timeout: number | undefined
+  /** Milliseconds. */
+  readonly expiresIn: number | undefined
+  readonly onFailure: ((cause: Cause.Cause<unknown>) => AnyEffect) | undefined
+  /** Time of submission on the pool's clock; only while the registry is watched. */
+  readonly submittedAt: number | undefined
+  readonly site: string | undefined
+  timer: Timer | undefined
+}
+
+/** Is told of the result; answers whether somebody has thereby seen it. */
+type Observer = (exit: AnyExit) => boolean
+
+export class Task {
+  state: State = State.New
+  flags = 0
+  effect: AnyEffect | undefined
+  context: Context.Context<never> | undefined
+  /** How it ended, from the moment the outcome is recorded. */
+  result: AnyExit | undefined = undefined
+  fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
+  /** While it is blocked: tells the producer that it was accepted, or why not. */
+  admitted: ((refusal: PoolClosed | undefined) => void) | undefined = undefined
+  /** Told of the result, in order; one or many, since nearly always it is one. */
+  private observers: Observer | Array<Observer> | undefined = undefined
+  prev: Task | undefined = undefined
+  next: Task | undefined = undefined
+  readonly engine: Engine
+  readonly sequence: number
+  readonly extra: Extra | undefined
+
+  constructor(
+    engine: Engine,
+    sequence: number,
+    effect: AnyEffect,
+    context: Context.Context<never>,
+    extra: Extra | undefined
+  ) {
+    this.engine = engine
+    this.sequence = sequence
+    this.effect = effect
+    this.context = context
+    this.extra = extra
+  }
+
+  get id(): string {
+    return `${this.engine.name}#${this.sequence}`
+  }
+
+  get name(): string {
+    return this.extra?.name ?? this.id
+  }
+
+  get await(): AnyEffect {
+    return Effect.withFiber((fiber) => this.engine.awaitTask(this, fiber))
+  }
+
+  get exit(): Effect.Effect<AnyExit> {
+    return Effect.exit(this.await)
+  }
+
+  get poll(): Effect.Effect<Option.Option<AnyExit>> {
+    return Effect.sync(() => {
+      if (this.result === undefined) return Option.none()
+      this.engine.read(this)
+      return Option.some(this.result)
+    })
+  }
+
+  get cancel(): Effect.Effect<void> {
+    return Effect.withFiber((fiber) => this.engine.cancelAndWait(this, fiber.id))
+  }
+
+  has(flag: number): boolean {
+    return (this.flags & flag) !== 0
+  }
+
+  observe(observer: Observer): void {
+    const current = this.observers
+    if (current === undefined) this.observers = observer
+    else if (typeof current === "function") this.observers = [current, observer]
+    else current.push(observer)
+  }
+
+  unobserve(observer: Observer): void {
+    const current = this.observers
+    if (current === observer) this.observers = undefined
+    else if (Array.isArray(current)) {
+      const index = current.indexOf(observer)
+      if (index >= 0) current.splice(index, 1)
+      if (current.length === 0) this.observers = undefined
+    }
+  }
+
+  /** Keeps the result and tells those who wait for it. Returns whether anybody has seen it. */
+  settle(result: AnyExit): boolean {
+    this.state = State.Settled
+    this.result = result
+    const observers = this.observers
+    if (observers === undefined) return false
+    this.observers = undefined
+    if (typeof observers === "function") return observers(result)
+    let seen = false
+    for (const observer of observers) seen = observer(result) || seen
+    return seen
+  }
+
+  /** Lets go of all that the run needed. An abandoned task keeps it until it really ends. */
+  release(): void {
+    this.effect = undefined
+    this.context = undefined
+    this.fiber = undefined
+  }
+}
+
+export const priorityOf = (task: Task): number => (task.extra === undefined ? 0 : task.extra.priority)
+export const weightOf = (task: Task): number => (task.extra === undefined ? 1 : task.extra.weight)
+
+/** The task whose code is running: set for the task's fiber, inherited by the fibers that it forks. */
+export const CurrentTask: Context.Reference<Task | undefined> = Context.Reference<Task | undefined>(
+  "millrace/CurrentTask",
+  { defaultValue: () => undefined }
+)
+
+/** The task whose own fiber this is. A fiber that a task forked is not the task: its waiting need not stop the task. */
+export const taskOf = (fiber: Fiber.Fiber<unknown, unknown>): Task | undefined => {
+  const task = fiber.getRef(CurrentTask)
+  return task !== undefined && task.fiber === fiber ? task : undefined
+}
+
+/**
+ * What each task's fiber runs: it notes the fiber on the task, so that the task is known as its owner from its first
+ * operation on, and goes on with the task's effect. One effect for all tasks.
+ */
+export const entry: AnyEffect = Effect.withFiber((fiber) => {
+  const task = fiber.getRef(CurrentTask)
+  if (task?.effect === undefined) return Effect.die("millrace: a task's fiber started without its task")
+  task.fiber = fiber
+  return task.effect
+})

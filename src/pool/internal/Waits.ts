@@ -1,0 +1,151 @@
+/**
+ * Who waits for whom, and whether they wait in a circle.
+ *
+ * A task's own fiber notes what it waits for (another task, a place in a backlog, an idle pool). When it does, this module
+ * looks whether the circle is closed: a deadlock is certain only where everything that could let the wait end waits itself,
+ * in the end for this wait. A task that may time out, a queued task that may expire, a paused pool or a free slot can still
+ * change something, so they are never part of a deadlock; nor is a wait in a fiber that the task forked.
+ */
+import type { Engine } from "./Engine.ts"
+import type { Task } from "./Task.ts"
+import { Flag, State } from "./Task.ts"
+
+/** What the fiber of a task waits for. */
+export type Wait =
+  | { readonly _tag: "Task"; readonly task: Task }
+  | { readonly _tag: "Admission"; readonly task: Task }
+  | { readonly _tag: "Idle"; readonly engine: Engine; readonly operation: "awaitIdle" | "drain" | "shutdown" }
+
+export const describe = (wait: Wait): string => {
+  switch (wait._tag) {
+    case "Task":
+      return `task "${wait.task.name}" of pool "${wait.task.engine.name}"`
+    case "Admission":
+      return `a place for task "${wait.task.name}" in the backlog of pool "${wait.task.engine.name}"`
+    case "Idle":
+      return `${wait.operation} of pool "${wait.engine.name}"`
+  }
+}
+
+/** A node of the wait-for graph that cannot go on unless `all` (or one, when false) of what it needs can. */
+interface Stuck {
+  /** True: it goes on as soon as one of its needs does. False: it needs every one of them. */
+  readonly any: boolean
+  readonly needs: ReadonlyArray<Task>
+}
+
+/** What the task needs before it can end; `undefined` when it may go on by itself. */
+const needsOfTask = (task: Task): Stuck | undefined => {
+  switch (task.state) {
+    case State.New:
+    case State.Settled:
+      return undefined
+    case State.Running:
+      if (task.extra?.timeout !== undefined || task.has(Flag.Overrunning)) return undefined
+      return needsOfWait(task, task.engine.waits.get(task))
+    case State.Queued:
+      if (task.extra?.expiresIn !== undefined) return undefined
+      return needsOfSlot(task)
+    case State.Blocked:
+      return needsOfPlace(task)
+  }
+}
+
+const needsOfSlot = (task: Task): Stuck | undefined => {
+  const engine = task.engine
+  const ahead = engine.keys.ahead(task)
+  if (ahead === "parked") return undefined
+  if (ahead !== undefined) return { any: true, needs: [ahead] }
+  // Some holder of a slot does not wait, or there is a slot to be had: the usual case, without a look at the tasks.
+  if (engine.waits.size < engine.running.size || engine.hasFreeSlot() || engine.paused) return undefined
+  return { any: true, needs: [...engine.running] }
+}
+
+/** A place is free again when a queued task starts, or expires. */
+const needsOfPlace = (task: Task): Stuck | undefined => {
+  const stuck = needsOfSlot(task)
+  if (stuck === undefined) return undefined
+  for (const queued of task.engine.queuedTasks()) if (queued.extra?.expiresIn !== undefined) return undefined
+  return stuck
+}
+
+const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined => {
+  switch (wait?._tag) {
+    case undefined:
+      return undefined
+    case "Task":
+      return { any: true, needs: [wait.task] }
+    case "Admission":
+      return wait.task.state === State.Blocked ? { any: true, needs: [wait.task] } : undefined
+    case "Idle":
+      // A shutdown ends by its deadline whatever the others do; only a task that shuts down its own pool waits for itself.
+      if (wait.operation === "shutdown")
+        return waiter.engine === wait.engine ? { any: false, needs: [waiter] } : undefined
+      return { any: false, needs: [...wait.engine.running] }
+  }
+}
+
+export interface Deadlock {
+  /** Each step of the circle as a sentence. */
+  readonly edges: ReadonlyArray<string>
+  /** The tasks of the circle that a slot would free. */
+  readonly starved: ReadonlyArray<Task>
+}
+
+/** The circle that the wait of this task closed; `undefined` when there is none. */
+export const findDeadlock = (waiter: Task): Deadlock | undefined => {
+  const graph = new Map<Task, Stuck>()
+  const reached: Array<Task> = [waiter]
+  for (let task = reached.pop(); task !== undefined; task = reached.pop()) {
+    if (graph.has(task)) continue
+    const stuck = needsOfTask(task)
+    if (stuck === undefined) {
+      if (task === waiter) return undefined
+      continue
+    }
+    graph.set(task, stuck)
+    for (const need of stuck.needs) reached.push(need)
+  }
+  // Take out what can go on until nothing more can: what remains can never.
+  for (let changed = true; changed; ) {
+    changed = false
+    for (const [task, { any, needs }] of graph) {
+      if (any ? needs.some((need) => !graph.has(need)) : needs.every((need) => !graph.has(need))) {
+        graph.delete(task)
+        changed = true
+      }
+    }
+    if (!graph.has(waiter)) return undefined
+  }
+  const starved = [...graph.keys()].filter((task) => task.state === State.Queued || task.state === State.Blocked)
+  return { edges: edges(waiter, graph), starved }
+}
+
+/** More than this many edges say no more than these do. */
+const mostEdges = 20
+
+const edges = (waiter: Task, graph: Map<Task, Stuck>): ReadonlyArray<string> => {
+  const sentences: Array<string> = []
+  const seen = new Set<Task>()
+  const next: Array<Task> = [waiter]
+  for (let task = next.shift(); task !== undefined && sentences.length < mostEdges; task = next.shift()) {
+    if (seen.has(task)) continue
+    seen.add(task)
+    const stuck = graph.get(task)
+    if (stuck === undefined) continue
+    const subject = `task "${task.name}" of pool "${task.engine.name}"`
+    const ahead = task.engine.keys.ahead(task)
+    const wait = task.engine.waits.get(task)
+    if (wait !== undefined) sentences.push(`${subject} waits for ${describe(wait)}`)
+    else if (ahead !== undefined && ahead !== "parked")
+      sentences.push(`${subject} waits for its key "${task.extra?.key}", held by task "${ahead.name}"`)
+    else {
+      const holders = [...task.engine.running].map((holder) => `"${holder.name}"`)
+      const held = `${holders.slice(0, 5).join(", ")}${holders.length > 5 ? `, … (${holders.length})` : ""}`
+      const what = task.state === State.Blocked ? "a place in the full backlog" : "a slot"
+      sentences.push(`${subject} waits for ${what} of its pool; every slot is held by a task that waits: ${held}`)
+    }
+    next.push(...stuck.needs.filter((need) => graph.has(need)))
+  }
+  return sentences
+}
