@@ -71,7 +71,7 @@ export interface Supervisor<out P extends OnFull = "suspend"> {
       effect: Effect.Effect<A, never, R>,
       options?: ForkOptions & { readonly onFailure?: OnFailure<P, never, R2> }
     ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
-    <A, E, R, R2>(
+    <A, E, R, R2 = never>(
       effect: Effect.Effect<A, E, R>,
       options: ForkOptions & { readonly onFailure: OnFailure<P, E, R2> }
     ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
@@ -128,7 +128,7 @@ export function fork<A, R, R2 = never>(
   effect: Effect.Effect<A, never, R>,
   options?: ForkOptions & { readonly onFailure?: OnFailure<"suspend", never, R2> }
 ): Effect.Effect<void, PoolClosed, Exclude<R | R2, Scope.Scope> | Background>
-export function fork<A, E, R, R2>(
+export function fork<A, E, R, R2 = never>(
   effect: Effect.Effect<A, E, R>,
   options: ForkOptions & { readonly onFailure: OnFailure<"suspend", E, R2> }
 ): Effect.Effect<void, PoolClosed, Exclude<R | R2, Scope.Scope> | Background>

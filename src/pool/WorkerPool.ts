@@ -174,7 +174,7 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
         readonly onFailure?: (cause: Cause.Cause<Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
       }
     ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
-    <A, E, R, R2, T extends Span = undefined, X extends Span = undefined>(
+    <A, E, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
       effect: Effect.Effect<A, E, R>,
       options: TaskOptions<T, X> & {
         readonly onFailure: (cause: Cause.Cause<E | Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>

@@ -35,12 +35,12 @@ import { findDeadlock } from "./Waits.ts"
 type AnyFiber = Fiber.Fiber<unknown, unknown>
 type Resume = (effect: AnyEffect) => void
 
-/** How many tasks may start inside each other before the next waits for the stack to unwind. */
-const deepestStart = 16
+/** How many tasks may start, or resume a waiter, inside each other before the next waits for the stack to unwind. */
+const deepest = 16
 /** How many tasks start in one go before the event loop has a turn. */
 const mostStarts = 2048
 
-/** Starts that are on the stack now, of all pools. */
+/** Starts and resumed waiters that are on the stack now, of all pools. */
 let depth = 0
 
 export class Engine {
@@ -307,9 +307,9 @@ export class Engine {
       this.record(task, "dropped", Exit.fail(this.keyStopped(task, key)))
       return undefined
     }
-    const direct = this.backlog.size === 0 && this.blocked.size === 0 && this.fits(task)
+    const direct = this.backlog.size === 0 && this.fits(task) && !this.othersWaitForSlot()
     if (direct && (key === undefined || this.keys.isIdle(key))) {
-      if (depth >= deepestStart) {
+      if (depth >= deepest) {
         this.accepted++
         this.enqueue(task)
         this.schedulePump()
@@ -328,6 +328,13 @@ export class Engine {
       return undefined
     }
     return this.overflow(task)
+  }
+
+  /** Whether a blocked producer has a claim to the next slot; one that waits for its key has none. */
+  private othersWaitForSlot(): boolean {
+    if (this.blocked.size === 0) return false
+    for (const { extra } of this.blocked) if (extra?.key === undefined || this.keys.isIdle(extra.key)) return true
+    return false
   }
 
   private overflow(task: Task): undefined | "blocked" | PoolFull {
@@ -355,19 +362,19 @@ export class Engine {
     }
   }
 
-  /** The oldest task of the lowest priority; the new one itself where nothing queued is of as low a priority. */
+  /**
+   * The oldest task of the lowest priority; the new one itself where nothing queued is of as low a priority. With keys in
+   * use it takes a look at every queued task, since keys take turns and the first in line need not be the oldest.
+   */
   private victimFor(task: Task): Task {
     const key = task.extra?.key
     const within = key !== undefined && this.isKeyFull(task) ? key : undefined
-    const queued = this.keys.tasks(within)
-    let victim = within === undefined ? this.backlog.lowest() : this.keys.queuedActive(within)
-    for (const other of queued) {
-      if (
-        victim === undefined ||
-        priorityOf(other) < priorityOf(victim) ||
-        (priorityOf(other) === priorityOf(victim) && other.sequence < victim.sequence)
-      ) {
-        victim = other
+    let victim: Task | undefined
+    if (within === undefined && this.keys.isEmpty) victim = this.backlog.lowest()
+    else {
+      for (const other of this.queuedTasks()) {
+        if (within !== undefined && other.extra?.key !== within) continue
+        if (victim === undefined || isLower(other, victim)) victim = other
       }
     }
     return victim === undefined || priorityOf(victim) > priorityOf(task) ? task : victim
@@ -641,7 +648,9 @@ export class Engine {
       case State.Settled:
         return
       case State.Blocked:
-        return this.leaveBlocked(task)
+        this.leaveBlocked(task)
+        if (this.blocked.size > 0) this.pump()
+        return
       case State.Running:
         return this.interrupt(task, by)
       case State.Queued:
@@ -772,6 +781,13 @@ export class Engine {
     if (failed && this.settings.onKeyFailure === "park") this.keys.park(key)
     if (failed && this.settings.onKeyFailure === "stop") {
       this.keys.stop(key)
+      for (const blocked of [...this.blockedTasks()]) {
+        if (blocked.extra?.key !== key || blocked.state !== State.Blocked) continue
+        this.leaveBlocked(blocked)
+        this.accepted++
+        this.record(blocked, "dropped", Exit.fail(this.keyStopped(blocked, key)))
+        this.answer(blocked, undefined)
+      }
       for (let next = this.keys.firstWaiting(key); next !== undefined; next = this.keys.firstWaiting(key)) {
         this.unqueue(next)
         this.record(next, "dropped", Exit.fail(this.keyStopped(next, key)))
@@ -822,7 +838,7 @@ export class Engine {
     }
     const ended = (exit: AnyExit) => {
       noted()
-      resume(exit)
+      this.resumeWaiter(resume, exit)
       return true
     }
     if (task.result === undefined) task.observe(ended)
@@ -838,6 +854,17 @@ export class Engine {
         task.unobserve(ended)
         if (instead !== undefined) resume(instead)
       }
+    }
+  }
+
+  /** A waiter may be a task for which another task waits, and so on: a long chain must not fill the stack. */
+  private resumeWaiter(resume: Resume, exit: AnyExit): void {
+    if (depth >= deepest) {
+      this.dispatcher.scheduleTask(() => resume(exit), 0)
+    } else {
+      depth++
+      resume(exit)
+      depth--
     }
   }
 
@@ -958,6 +985,9 @@ const join = (exit: AnyExit, finalizer: Exit.Failure<unknown, unknown>): AnyExit
 
 const handle = (onFailure: (cause: Cause.Cause<unknown>) => AnyEffect, cause: Cause.Cause<unknown>): AnyEffect =>
   Effect.suspend(() => onFailure(cause))
+
+const isLower = (a: Task, b: Task): boolean =>
+  priorityOf(a) < priorityOf(b) || (priorityOf(a) === priorityOf(b) && a.sequence < b.sequence)
 
 const onlyDefects = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
   Cause.fromReasons(cause.reasons.filter(Cause.isDieReason))

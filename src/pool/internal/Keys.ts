@@ -124,10 +124,12 @@ export class Keys {
     return key.active ?? (key.condition === "open" ? undefined : "parked")
   }
 
-  /** The tasks that wait, of all keys or of one. */
-  *tasks(name?: string): Generator<Task> {
-    if (name === undefined) for (const key of this.keys.values()) yield* key
-    else yield* this.keys.get(name) ?? []
+  get isEmpty(): boolean {
+    return this.keys.size === 0
+  }
+
+  *tasks(): Generator<Task> {
+    for (const key of this.keys.values()) yield* key
   }
 
   first(): Task | undefined {
@@ -137,12 +139,6 @@ export class Keys {
 
   firstWaiting(name: string): Task | undefined {
     return this.keys.get(name)?.head
-  }
-
-  /** The task of this key that stands in the backlog. */
-  queuedActive(name: string): Task | undefined {
-    const active = this.keys.get(name)?.active
-    return active?.state === State.Queued ? active : undefined
   }
 
   *blockedTasks(): Generator<Task> {
