@@ -37,7 +37,7 @@
  * )
  *
  * const swept = await Effect.runPromise(points)
- * swept > 5 // => true
+ * swept > 2 // => true
  * ```
  */
 import * as Cause from "effect/Cause"
