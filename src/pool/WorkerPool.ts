@@ -320,19 +320,19 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
       ),
     accounting: Effect.sync(() => engine.accounting()),
     awaitIdle: Effect.withFiber((fiber) => engine.awaitIdle(fiber)) as Effect.Effect<void>,
-    pause: Effect.sync(() => engine.pause()),
-    resume: Effect.sync(() => engine.resume()),
+    pause: Effect.sync(() => engine.slots.pause()),
+    resume: Effect.sync(() => engine.slots.resume()),
     resize: (concurrency) =>
       Number.isInteger(concurrency) && concurrency >= 1
-        ? Effect.sync(() => engine.resize(concurrency))
+        ? Effect.sync(() => engine.slots.resize(concurrency))
         : Effect.die(
             new InvalidOption({
               operation: "WorkerPool.resize",
               problem: `concurrency must be a whole number of at least 1, got ${concurrency}; use pause to start nothing`
             })
           ),
-    resumeKey: (key) => Effect.sync(() => engine.resumeKey(key)),
-    haltedKeys: Effect.sync(() => [...engine.keys.halted()].map(([key, condition]) => ({ key, condition }))),
+    resumeKey: (key) => Effect.sync(() => engine.admission.resumeKey(key)),
+    haltedKeys: Effect.sync(() => [...engine.admission.keys.halted()].map(([key, condition]) => ({ key, condition }))),
     drain: Effect.withFiber((fiber) => engine.shutdown.run(fiber, "drain", Number.POSITIVE_INFINITY)),
     shutdown: (options) => {
       const deadline = options?.deadline === undefined ? settings.shutdownDeadline : Settings.toMillis(options.deadline)

@@ -2,28 +2,28 @@
  * What the tasks of a pool are doing, in words, for the registry. Nothing of it is computed until somebody asks.
  */
 import type { TaskInfo } from "../../registry/Registry.ts"
+import { describe } from "./Deadlock.ts"
 import type { Engine } from "./Engine.ts"
 import type { Task } from "./Task.ts"
 import { Flag, State } from "./Task.ts"
-import { describe } from "./Waits.ts"
 
 export const waitsFor = (task: Task): string | undefined => {
   const engine = task.engine
   switch (task.state) {
     case State.Running: {
-      const wait = engine.waits.get(task)
+      const wait = engine.waiting.waits.get(task)
       return wait && describe(wait)
     }
     case State.Blocked:
       return task.has(Flag.BlockedByKey)
         ? `a place among the tasks of key "${task.extra?.key}"`
-        : `a place in the backlog (${engine.queued} of ${engine.settings.capacity} taken)`
+        : `a place in the backlog (${engine.admission.queued} of ${engine.settings.capacity} taken)`
     case State.Queued: {
-      const ahead = engine.keys.ahead(task)
+      const ahead = engine.admission.keys.ahead(task)
       if (ahead === "parked") return `key "${task.extra?.key}", which a failure parked: resumeKey lets it go on`
       if (ahead !== undefined) return `key "${task.extra?.key}", held by task "${ahead.name}"`
-      if (engine.paused) return "the pool, which is paused: resume lets it go on"
-      return engine.hasFreeSlot() ? "its turn" : `a slot (${engine.running.size} running)`
+      if (engine.slots.paused) return "the pool, which is paused: resume lets it go on"
+      return engine.slots.hasFreeSlot() ? "its turn" : `a slot (${engine.slots.running.size} running)`
     }
     default:
       return undefined
@@ -49,5 +49,7 @@ const info = (task: Task, now: number): TaskInfo => ({
 
 export const taskInfos = (engine: Engine): ReadonlyArray<TaskInfo> => {
   const now = engine.timers.now()
-  return [...engine.running, ...engine.queuedTasks(), ...engine.blockedTasks()].map((task) => info(task, now))
+  return [...engine.slots.running, ...engine.admission.queuedTasks(), ...engine.admission.blockedTasks()].map((task) =>
+    info(task, now)
+  )
 }

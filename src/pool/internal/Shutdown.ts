@@ -52,7 +52,7 @@ export class Shutdown {
   ): Effect.Effect<ShutdownReport> {
     return Effect.callback((resume) => {
       if (this.report !== undefined) return resume(Effect.succeed(this.report))
-      const noted = this.engine.noteWait(fiber, { _tag: "Idle", engine: this.engine, operation })
+      const noted = this.engine.waiting.noteWait(fiber, { _tag: "Idle", engine: this.engine, operation })
       if (noted instanceof PoolDeadlock) return resume(Effect.die(noted))
       this.begin(deadline)
       return this.wait((report) => {
@@ -76,8 +76,8 @@ export class Shutdown {
   /** Nothing runs any more: perhaps that was all. */
   progress(): void {
     if (this.phase === "open" || this.phase === "closed") return
-    if (this.engine.onlyParked) this.dropped += this.engine.dropQueued()
-    if (this.engine.isIdle) this.complete()
+    if (this.engine.admission.onlyParked) this.dropped += this.engine.admission.dropQueued()
+    if (this.engine.waiting.isIdle) this.complete()
   }
 
   /** A task that was abandoned has ended after all. */
@@ -105,9 +105,9 @@ export class Shutdown {
       this.phase = "draining"
       this.beganAt = timers.now()
       this.endedBefore = settled(this.engine.accounting())
-      this.refused = this.engine.refuseBlocked()
+      this.refused = this.engine.admission.refuseBlocked()
       // What was accepted runs, also where somebody had paused the pool.
-      this.engine.resume()
+      this.engine.slots.resume()
     } else if (this.phase !== "draining" || deadlineAt >= this.deadlineAt) return
     // The pool may just have been found empty.
     if (this.isClosed()) return
@@ -127,10 +127,10 @@ export class Shutdown {
     this.timer = undefined
     this.drained = this.endedSoFar()
     this.interrupted = unfinished(engine)
-    this.dropped += engine.dropQueued()
-    engine.interruptRunning()
+    this.dropped += engine.admission.dropQueued()
+    engine.slots.interruptRunning()
     if (this.isClosed()) return
-    if (engine.isIdle) return this.complete()
+    if (engine.waiting.isIdle) return this.complete()
     const grace = engine.settings.shutdownGrace
     if (grace !== Number.POSITIVE_INFINITY) this.timer = engine.timers.after(grace, () => this.atGraceEnd())
   }
@@ -138,7 +138,7 @@ export class Shutdown {
   private atGraceEnd(): void {
     this.timer = undefined
     this.abandoned = unfinished(this.engine)
-    this.engine.abandonRunning()
+    this.engine.slots.abandonRunning()
     // Ending the last of them may have completed the shutdown; handlers of onFailure are not waited for any longer.
     if (!this.isClosed()) this.complete()
   }
@@ -199,4 +199,4 @@ export class Shutdown {
 }
 
 const unfinished = (engine: Engine): ReadonlyArray<UnfinishedTask> =>
-  [...engine.running].map((task) => ({ id: task.id, name: task.name, waitsFor: waitsFor(task) }))
+  [...engine.slots.running].map((task) => ({ id: task.id, name: task.name, waitsFor: waitsFor(task) }))

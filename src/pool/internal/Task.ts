@@ -118,7 +118,7 @@ export class Task {
   get poll(): Effect.Effect<Option.Option<AnyExit>> {
     return Effect.sync(() => {
       if (this.result === undefined) return Option.none()
-      this.engine.read(this)
+      this.engine.ending.read(this)
       return Option.some(this.result)
     })
   }

@@ -42,7 +42,7 @@ const needsOfTask = (task: Task): Stuck | undefined => {
       return undefined
     case State.Running:
       if (task.extra?.timeout !== undefined || task.has(Flag.Overrunning)) return undefined
-      return needsOfWait(task, task.engine.waits.get(task))
+      return needsOfWait(task, task.engine.waiting.waits.get(task))
     case State.Queued:
       if (task.extra?.expiresIn !== undefined) return undefined
       return needsOfSlot(task)
@@ -53,19 +53,20 @@ const needsOfTask = (task: Task): Stuck | undefined => {
 
 const needsOfSlot = (task: Task): Stuck | undefined => {
   const engine = task.engine
-  const ahead = engine.keys.ahead(task)
+  const ahead = engine.admission.keys.ahead(task)
   if (ahead === "parked") return undefined
   if (ahead !== undefined) return { any: true, needs: [ahead] }
   // Some holder of a slot does not wait, or there is a slot to be had: the usual case, without a look at the tasks.
-  if (engine.waits.size < engine.running.size || engine.hasFreeSlot() || engine.paused) return undefined
-  return { any: true, needs: [...engine.running] }
+  if (engine.waiting.waits.size < engine.slots.running.size || engine.slots.hasFreeSlot() || engine.slots.paused)
+    return undefined
+  return { any: true, needs: [...engine.slots.running] }
 }
 
 /** A place is free again when a queued task starts, or expires. */
 const needsOfPlace = (task: Task): Stuck | undefined => {
   const stuck = needsOfSlot(task)
   if (stuck === undefined) return undefined
-  for (const queued of task.engine.queuedTasks()) if (queued.extra?.expiresIn !== undefined) return undefined
+  for (const queued of task.engine.admission.queuedTasks()) if (queued.extra?.expiresIn !== undefined) return undefined
   return stuck
 }
 
@@ -81,7 +82,7 @@ const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined =>
       // A shutdown ends by its deadline whatever the others do; only a task that shuts down its own pool waits for itself.
       if (wait.operation === "shutdown")
         return waiter.engine === wait.engine ? { any: false, needs: [waiter] } : undefined
-      return { any: false, needs: [...wait.engine.running] }
+      return { any: false, needs: [...wait.engine.slots.running] }
   }
 }
 
@@ -134,13 +135,13 @@ const edges = (waiter: Task, graph: Map<Task, Stuck>): ReadonlyArray<string> => 
     const stuck = graph.get(task)
     if (stuck === undefined) continue
     const subject = `task "${task.name}" of pool "${task.engine.name}"`
-    const ahead = task.engine.keys.ahead(task)
-    const wait = task.engine.waits.get(task)
+    const ahead = task.engine.admission.keys.ahead(task)
+    const wait = task.engine.waiting.waits.get(task)
     if (wait !== undefined) sentences.push(`${subject} waits for ${describe(wait)}`)
     else if (ahead !== undefined && ahead !== "parked")
       sentences.push(`${subject} waits for its key "${task.extra?.key}", held by task "${ahead.name}"`)
     else {
-      const holders = [...task.engine.running].map((holder) => `"${holder.name}"`)
+      const holders = [...task.engine.slots.running].map((holder) => `"${holder.name}"`)
       const held = `${holders.slice(0, 5).join(", ")}${holders.length > 5 ? `, … (${holders.length})` : ""}`
       const what = task.state === State.Blocked ? "a place in the full backlog" : "a slot"
       sentences.push(`${subject} waits for ${what} of its pool; every slot is held by a task that waits: ${held}`)

@@ -1,0 +1,308 @@
+/**
+ * Admission: what becomes of a new task (a slot, a place in the backlog, a policy), what leaves the backlog without having
+ * run, and who waits for a place.
+ */
+import * as Exit from "effect/Exit"
+import type { Outcome } from "../Accounting.ts"
+import { KeyStopped, PoolClosed, PoolFull, TaskDropped, TaskExpired } from "../PoolError.ts"
+import type { Engine } from "./Engine.ts"
+import { Keys } from "./Keys.ts"
+import { Levels } from "./Levels.ts"
+import { isTooDeep } from "./nesting.ts"
+import type { Extra, Task } from "./Task.ts"
+import { Flag, priorityOf, State } from "./Task.ts"
+
+export class Admission {
+  /** Accepted tasks whose turn it is as soon as there is a slot. */
+  readonly backlog = new Levels()
+  /** Accepted tasks that wait for their key, and producers that wait for a place of their key. */
+  readonly keys = new Keys()
+  /** Tasks whose producers wait for a place. */
+  readonly blocked = new Levels()
+  private readonly engine: Engine
+
+  constructor(engine: Engine) {
+    this.engine = engine
+  }
+
+  get queued(): number {
+    return this.backlog.size + this.keys.waiting
+  }
+
+  *queuedTasks(): Generator<Task> {
+    yield* this.backlog
+    yield* this.keys.tasks()
+  }
+
+  *blockedTasks(): Generator<Task> {
+    yield* this.blocked
+    yield* this.keys.blockedTasks()
+  }
+
+  /** Accepts the task if the pool can: starts it, queues it or drops it by policy. Otherwise says why not. */
+  offer(task: Task): undefined | "blocked" | PoolFull | PoolClosed {
+    if (!this.engine.shutdown.isOpen) {
+      this.engine.books.refused++
+      return this.closed(task, "refused")
+    }
+    const key = task.extra?.key
+    if (key !== undefined && this.keys.isStopped(key)) {
+      this.engine.books.accepted++
+      this.engine.ending.record(task, "dropped", Exit.fail(this.keyStopped(task, key)))
+      return undefined
+    }
+    const direct = this.backlog.size === 0 && this.engine.slots.fits(task) && !this.othersWaitForSlot()
+    if (direct && (key === undefined || this.keys.isIdle(key))) {
+      if (isTooDeep()) {
+        this.engine.books.accepted++
+        this.enqueue(task)
+        this.engine.slots.schedulePump()
+        return undefined
+      }
+      if (this.engine.slots.takeToken()) {
+        this.engine.books.accepted++
+        if (key !== undefined) this.keys.enqueue(key, task)
+        this.engine.slots.start(task)
+        return undefined
+      }
+    }
+    if (this.hasPlace(task)) {
+      this.engine.books.accepted++
+      this.enqueue(task)
+      return undefined
+    }
+    return this.overflow(task)
+  }
+
+  /** Whether a blocked producer has a claim to the next slot; one that waits for its key has none. */
+  othersWaitForSlot(): boolean {
+    if (this.blocked.size === 0) return false
+    for (const { extra } of this.blocked) if (extra?.key === undefined || this.keys.isIdle(extra.key)) return true
+    return false
+  }
+
+  overflow(task: Task): undefined | "blocked" | PoolFull {
+    const policy = this.engine.settings.onFull
+    switch (policy) {
+      case "suspend":
+        return "blocked"
+      case "reject":
+        this.engine.books.refused++
+        return this.full(task, this.isKeyFull(task) ? task.extra?.key : undefined)
+      case "dropNewest":
+        this.engine.books.accepted++
+        this.engine.ending.record(
+          task,
+          "dropped",
+          Exit.fail(new TaskDropped({ pool: this.engine.name, task: task.name, policy }))
+        )
+        return undefined
+      case "dropOldest": {
+        this.engine.books.accepted++
+        const victim = this.victimFor(task)
+        if (victim !== task) {
+          this.unqueue(victim)
+          this.enqueue(task)
+        }
+        this.engine.ending.record(
+          victim,
+          "dropped",
+          Exit.fail(new TaskDropped({ pool: this.engine.name, task: victim.name, policy }))
+        )
+        return undefined
+      }
+    }
+  }
+
+  /**
+   * The oldest task of the lowest priority; the new one itself where nothing queued is of as low a priority. With keys in
+   * use it takes a look at every queued task, since keys take turns and the first in line need not be the oldest.
+   */
+  victimFor(task: Task): Task {
+    const key = task.extra?.key
+    const within = key !== undefined && this.isKeyFull(task) ? key : undefined
+    let victim: Task | undefined
+    if (within === undefined && this.keys.isEmpty) victim = this.backlog.lowest()
+    else {
+      for (const other of this.queuedTasks()) {
+        if (within !== undefined && other.extra?.key !== within) continue
+        if (victim === undefined || isLower(other, victim)) victim = other
+      }
+    }
+    return victim === undefined || priorityOf(victim) > priorityOf(task) ? task : victim
+  }
+
+  isKeyFull(task: Task): boolean {
+    const key = task.extra?.key
+    return key !== undefined && this.keys.queued(key) >= this.engine.settings.capacityPerKey
+  }
+
+  hasPlace(task: Task): boolean {
+    return this.queued < this.engine.settings.capacity && !this.isKeyFull(task)
+  }
+
+  enqueue(task: Task): void {
+    task.state = State.Queued
+    const extra = task.extra
+    if (extra === undefined) {
+      this.backlog.push(task)
+      return
+    }
+    if (extra.key === undefined || this.keys.enqueue(extra.key, task)) this.backlog.push(task)
+    if (extra.expiresIn !== undefined) this.expireAfter(task, extra, extra.expiresIn)
+  }
+
+  expireAfter(task: Task, extra: Extra, expiresIn: number): void {
+    extra.timer = this.engine.timers.after(expiresIn, () => {
+      extra.timer = undefined
+      this.unqueue(task)
+      this.engine.ending.record(
+        task,
+        "expired",
+        Exit.fail(new TaskExpired({ pool: this.engine.name, task: task.name, expiresIn }))
+      )
+      this.placeFreed(extra.key)
+      this.engine.slots.pump()
+    })
+  }
+
+  /** Takes a queued task out without running it. Its outcome and its place are the caller's next step. */
+  unqueue(task: Task): void {
+    const key = task.extra?.key
+    this.engine.clearTimer(task)
+    if (key === undefined) this.backlog.remove(task)
+    else if (this.keys.holds(key, task)) this.keys.remove(key, task)
+    else {
+      this.backlog.remove(task)
+      this.handOver(key, task)
+    }
+  }
+
+  enterBlocked(task: Task): void {
+    task.state = State.Blocked
+    const key = task.extra?.key
+    if (key !== undefined && this.isKeyFull(task)) {
+      task.flags |= Flag.BlockedByKey
+      this.keys.block(key, task)
+    } else this.blocked.push(task)
+  }
+
+  leaveBlocked(task: Task): void {
+    task.state = State.New
+    const key = task.extra?.key
+    if (key !== undefined && task.has(Flag.BlockedByKey)) {
+      task.flags &= ~Flag.BlockedByKey
+      this.keys.unblock(key, task)
+    } else this.blocked.remove(task)
+  }
+
+  /** Tells the producer of a blocked task that it was accepted, or why not. */
+  answer(task: Task, refusal: PoolClosed | undefined): void {
+    const admitted = task.admitted
+    task.admitted = undefined
+    admitted?.(refusal)
+  }
+
+  /** A place is free: blocked producers have a claim to it, by priority and then in order. */
+  placeFreed(key: string | undefined): void {
+    if (key !== undefined && this.keys.blocked > 0) {
+      const first = this.keys.firstBlocked(key)
+      if (first !== undefined && !this.isKeyFull(first)) {
+        this.leaveBlocked(first)
+        this.enterBlocked(first)
+      }
+    }
+    while (this.blocked.size > 0 && this.queued < this.engine.settings.capacity) {
+      const task = this.blocked.first()
+      if (task === undefined) return
+      this.leaveBlocked(task)
+      if (this.isKeyFull(task)) {
+        this.enterBlocked(task)
+        continue
+      }
+      this.engine.books.accepted++
+      this.enqueue(task)
+      this.answer(task, undefined)
+    }
+  }
+
+  keyEnded(key: string, task: Task, outcome: Outcome): void {
+    const failed = outcome === "failed" || outcome === "defected" || outcome === "timedOut"
+    if (failed && this.engine.settings.onKeyFailure === "park") this.keys.park(key)
+    if (failed && this.engine.settings.onKeyFailure === "stop") {
+      this.keys.stop(key)
+      for (const blocked of [...this.blockedTasks()]) {
+        if (blocked.extra?.key !== key || blocked.state !== State.Blocked) continue
+        this.leaveBlocked(blocked)
+        this.engine.books.accepted++
+        this.engine.ending.record(blocked, "dropped", Exit.fail(this.keyStopped(blocked, key)))
+        this.answer(blocked, undefined)
+      }
+      for (let next = this.keys.firstWaiting(key); next !== undefined; next = this.keys.firstWaiting(key)) {
+        this.unqueue(next)
+        this.engine.ending.record(next, "dropped", Exit.fail(this.keyStopped(next, key)))
+        this.placeFreed(key)
+      }
+    }
+    this.handOver(key, task)
+  }
+
+  resumeKey(name: string): void {
+    const next = this.keys.resume(name)
+    if (next !== undefined) this.backlog.push(next)
+    this.engine.slots.pump()
+  }
+
+  handOver(key: string, task: Task): void {
+    const next = this.keys.release(key, task)
+    if (next !== undefined) this.backlog.push(next)
+  }
+
+  /** Turns away all producers that wait; returns how many. */
+  refuseBlocked(): number {
+    let count = 0
+    for (const task of [...this.blockedTasks()]) {
+      this.leaveBlocked(task)
+      this.engine.books.refused++
+      count++
+      this.answer(task, this.closed(task, "refused"))
+    }
+    return count
+  }
+
+  /** Whether all that is queued waits for parked keys, so that nothing would ever start it. */
+  get onlyParked(): boolean {
+    return this.backlog.size === 0 && this.keys.waiting > 0 && this.engine.slots.running.size === 0
+  }
+
+  /** Drops everything that is queued; returns how many. */
+  dropQueued(): number {
+    let count = 0
+    for (let task = this.firstQueued(); task !== undefined; task = this.firstQueued()) {
+      this.unqueue(task)
+      this.engine.ending.record(task, "dropped", Exit.fail(this.closed(task, "dropped")))
+      count++
+    }
+    return count
+  }
+
+  firstQueued(): Task | undefined {
+    return this.backlog.first() ?? this.keys.first()
+  }
+
+  closed(task: Task, outcome: PoolClosed["outcome"]): PoolClosed {
+    return new PoolClosed({ pool: this.engine.name, task: task.name, outcome })
+  }
+
+  full(task: Task, key: string | undefined): PoolFull {
+    const capacity = key === undefined ? this.engine.settings.capacity : this.engine.settings.capacityPerKey
+    return new PoolFull({ pool: this.engine.name, task: task.name, capacity, key })
+  }
+
+  keyStopped(task: Task, key: string): KeyStopped {
+    return new KeyStopped({ pool: this.engine.name, task: task.name, key })
+  }
+}
+
+const isLower = (a: Task, b: Task): boolean =>
+  priorityOf(a) < priorityOf(b) || (priorityOf(a) === priorityOf(b) && a.sequence < b.sequence)

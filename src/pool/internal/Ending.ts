@@ -1,0 +1,152 @@
+/**
+ * The end of a task: its body, then its finalizers, then its `onFailure`, all in its slot; then the one outcome is recorded,
+ * and those who wait for it are told.
+ */
+import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import type { Outcome } from "../Accounting.ts"
+import { PoolClosed, TaskTimedOut } from "../PoolError.ts"
+import type { Engine } from "./Engine.ts"
+import type { AnyEffect, AnyExit, Task } from "./Task.ts"
+import { Flag, State } from "./Task.ts"
+import { report, Unread } from "./Unread.ts"
+
+export class Ending {
+  /** Handlers of `onFailure` that run outside of a slot, because their task never had one. */
+  handlers = 0
+  readonly unread = new Unread()
+  private readonly engine: Engine
+
+  constructor(engine: Engine) {
+    this.engine = engine
+  }
+
+  /** The task's effect has ended. Its finalizers and its `onFailure` still run in its slot. */
+  bodyEnded(task: Task, scope: Scope.Closeable, exit: AnyExit): void {
+    this.engine.clearTimer(task)
+    if (scope.state._tag === "Empty") return this.scopeClosed(task, exit)
+    this.closeScope(task, scope, exit)
+  }
+
+  closeScope(task: Task, scope: Scope.Closeable, exit: AnyExit): void {
+    this.lastWord(task, Scope.close(scope, exit), (closing) =>
+      this.scopeClosed(task, Exit.isSuccess(closing) ? exit : join(exit, closing))
+    )
+  }
+
+  scopeClosed(task: Task, bodyExit: AnyExit): void {
+    const outcome = outcomeOf(task, bodyExit)
+    const exit = this.translate(task, outcome, bodyExit)
+    const onFailure = task.extra?.onFailure
+    if (onFailure === undefined || Exit.isSuccess(exit) || task.state === State.Settled) this.ended(task, outcome, exit)
+    else this.tellFailure(task, outcome, exit, handle(onFailure, exit.cause))
+  }
+
+  tellFailure(task: Task, outcome: Outcome, exit: AnyExit, handler: AnyEffect): void {
+    this.lastWord(task, handler, (handling) => {
+      if (Exit.isFailure(handling)) this.report(task, handling.cause)
+      this.ended(task, outcome, exit)
+    })
+  }
+
+  /** Runs something on behalf of a task that must not be interrupted; a fiber of its own follows the task's. */
+  lastWord(task: Task, effect: AnyEffect, then: (exit: AnyExit) => void): void {
+    task.flags |= Flag.Ending
+    const fiber = Effect.runForkWith(task.context ?? this.engine.context)(effect, { uninterruptible: true })
+    task.fiber = fiber
+    fiber.addObserver(then)
+  }
+
+  /** What the task's exit means to those who wait for it: the pool's own interruptions have names. */
+  translate(task: Task, outcome: Outcome, exit: AnyExit): AnyExit {
+    if (outcome === "timedOut") {
+      const timeout = task.extra?.timeout ?? 0
+      const timedOut = Cause.fail(new TaskTimedOut({ pool: this.engine.name, task: task.name, timeout }))
+      return Exit.failCause(Exit.isFailure(exit) ? Cause.combine(timedOut, onlyDefects(exit.cause)) : timedOut)
+    }
+    return outcome === "interrupted" && task.has(Flag.ShutDown)
+      ? Exit.fail(this.engine.admission.closed(task, "interrupted"))
+      : exit
+  }
+
+  ended(task: Task, outcome: Outcome, exit: AnyExit): void {
+    if (task.state === State.Settled) {
+      // It was abandoned: its outcome is recorded, and the pool it belonged to has closed.
+      this.engine.books.lateEnds++
+      this.engine.shutdown.lateEnd(task, outcome)
+      return task.release()
+    }
+    this.engine.slots.leaveSlot(task)
+    this.record(task, outcome, exit)
+    const key = task.extra?.key
+    if (key !== undefined) this.engine.admission.keyEnded(key, task, outcome)
+    if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pump()
+    else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
+  }
+
+  /** Records the one outcome of an accepted task, and tells those who wait for it. */
+  record(task: Task, outcome: Outcome, exit: AnyExit): void {
+    this.engine.books.ends[outcome]++
+    const context = task.context ?? this.engine.context
+    const neverRan = task.state !== State.Running
+    if (task.settle(exit)) task.flags |= Flag.Read
+    if (outcome !== "abandoned") task.release()
+    if (Exit.isSuccess(exit)) return
+    const onFailure = task.extra?.onFailure
+    if (onFailure !== undefined) {
+      if (neverRan || outcome === "abandoned") this.handleOutside(task, context, handle(onFailure, exit.cause))
+    } else if (!task.has(Flag.Read) && isNews(task, exit.cause)) {
+      if (task.has(Flag.Handle)) this.unread.add(task, exit.cause, context)
+      else report({ pool: this.engine.name, task: task.name, cause: exit.cause, context })
+    }
+  }
+
+  /** Runs `onFailure` of a task that has no slot; a shutdown waits for it as for a task. */
+  handleOutside(task: Task, context: Context.Context<never>, handler: AnyEffect): void {
+    this.handlers++
+    const fiber = Effect.runForkWith(context)(handler, { uninterruptible: true })
+    fiber.addObserver((exit) => {
+      this.handlers--
+      if (Exit.isFailure(exit)) report({ pool: this.engine.name, task: task.name, cause: exit.cause, context })
+      if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
+    })
+  }
+
+  report(task: Task, cause: Cause.Cause<unknown>): void {
+    report({ pool: this.engine.name, task: task.name, cause, context: task.context ?? this.engine.context })
+  }
+
+  /** Somebody saw the result of this task. */
+  read(task: Task): void {
+    if (task.has(Flag.Read)) return
+    task.flags |= Flag.Read
+    if (task.result !== undefined && Exit.isFailure(task.result)) this.unread.read(task)
+  }
+}
+
+const join = (exit: AnyExit, finalizer: Exit.Failure<unknown, unknown>): AnyExit =>
+  Exit.failCause(Exit.isSuccess(exit) ? finalizer.cause : Cause.combine(exit.cause, finalizer.cause))
+
+const handle = (onFailure: (cause: Cause.Cause<unknown>) => AnyEffect, cause: Cause.Cause<unknown>): AnyEffect =>
+  Effect.suspend(() => onFailure(cause))
+
+const onlyDefects = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
+  Cause.fromReasons(cause.reasons.filter(Cause.isDieReason))
+
+const outcomeOf = (task: Task, exit: AnyExit): Outcome => {
+  // Like Effect's own timeout: once it has passed, what the work still brings to an end changes nothing.
+  if (task.has(Flag.TimedOut)) return "timedOut"
+  if (Exit.isSuccess(exit)) return "succeeded"
+  if (Cause.hasDies(exit.cause)) return "defected"
+  return Cause.hasFails(exit.cause) ? "failed" : "interrupted"
+}
+
+/** An interruption is somebody's wish, and what the closing of the task's own pool ended is in the report. */
+const isNews = (task: Task, cause: Cause.Cause<unknown>): boolean =>
+  cause.reasons.some((reason) => reason._tag === "Die" || (reason._tag === "Fail" && !isOwnClosing(task, reason.error)))
+
+const isOwnClosing = (task: Task, error: unknown): boolean =>
+  error instanceof PoolClosed && error.pool === task.engine.name && error.task === task.name

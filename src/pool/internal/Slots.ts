@@ -1,0 +1,228 @@
+/**
+ * The slots: how many tasks run at a time, and what starts next.
+ *
+ * A worker is a slot, and supervised work is a fiber: each task runs on a fiber of its own, with its own children, scope and
+ * interruption, started as soon as a slot is free. (Long-lived worker fibers were tried: a task can then interrupt its
+ * worker, and children that it forked outlive it.)
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Scope from "effect/Scope"
+import type { Engine } from "./Engine.ts"
+import { enter, leave } from "./nesting.ts"
+import type { Extra, Task } from "./Task.ts"
+import { CurrentTask, entry, Flag, State, weightOf } from "./Task.ts"
+import { TaskList } from "./TaskList.ts"
+import { TokenBucket } from "./TokenBucket.ts"
+
+/** How many tasks start in one go before the event loop has a turn. */
+const mostStarts = 2048
+
+export class Slots {
+  readonly running = new TaskList()
+  /** Weight of the running tasks. */
+  used = 0
+  /** Weight that may run: none while the pool is paused. */
+  limit: number
+  paused = false
+  private concurrency: number
+  /** Slots that waiting tasks have lent. */
+  private lent = 0
+  private pumping = false
+  private pumpScheduled = false
+  readonly bucket: TokenBucket | undefined
+  private readonly engine: Engine
+
+  constructor(engine: Engine) {
+    const { settings, timers } = engine
+    this.engine = engine
+    this.concurrency = settings.concurrency
+    this.limit = settings.concurrency
+    this.bucket =
+      settings.rateLimit && new TokenBucket(settings.rateLimit.limit, settings.rateLimit.interval, timers.now())
+  }
+
+  resize(concurrency: number): void {
+    this.concurrency = concurrency
+    this.refreshLimit()
+  }
+
+  pause(): void {
+    this.paused = true
+    this.refreshLimit()
+  }
+
+  resume(): void {
+    this.paused = false
+    this.refreshLimit()
+  }
+
+  lend(slots: number): void {
+    this.lent += slots
+    this.refreshLimit()
+  }
+
+  refreshLimit(): void {
+    this.limit = this.paused ? 0 : this.concurrency + this.lent
+    this.pump()
+  }
+
+  /** Whether the next in line could start, so that no wait for a slot is in vain. */
+  hasFreeSlot(): boolean {
+    const first = this.engine.admission.backlog.first()
+    return first === undefined ? this.used < this.limit : this.fits(first)
+  }
+
+  /** A task heavier than the whole pool runs alone. */
+  fits(task: Task): boolean {
+    return this.used + weightOf(task) <= this.limit || (this.running.size === 0 && this.limit > 0)
+  }
+
+  takeToken(): boolean {
+    if (this.bucket === undefined) return true
+    const wait = this.bucket.take(this.engine.timers.now())
+    if (wait === 0) return true
+    if (!this.pumpScheduled) {
+      this.pumpScheduled = true
+      this.engine.timers.after(wait, () => {
+        this.pumpScheduled = false
+        this.pump()
+      })
+    }
+    return false
+  }
+
+  schedulePump(): void {
+    if (this.pumpScheduled) return
+    this.pumpScheduled = true
+    this.engine.dispatcher.scheduleTask(() => {
+      this.pumpScheduled = false
+      this.pump()
+    }, 0)
+  }
+
+  /** Fills the free slots from the backlog, and tells who waits for the pool to be empty. */
+  pump(): void {
+    if (this.pumping) return
+    this.pumping = true
+    for (let starts = 0; ; starts++) {
+      if (starts === mostStarts) {
+        this.schedulePump()
+        break
+      }
+      const task = this.engine.admission.backlog.first()
+      if (task === undefined) {
+        if (this.engine.admission.blocked.size === 0 || !this.handToIdle()) break
+      } else {
+        if (!this.fits(task) || !this.takeToken()) break
+        this.engine.admission.backlog.remove(task)
+        this.engine.clearTimer(task)
+        this.start(task)
+        this.engine.admission.placeFreed(task.extra?.key)
+      }
+    }
+    this.pumping = false
+    if (this.running.size === 0) this.engine.waiting.becameEmpty()
+  }
+
+  /** Without a backlog, a blocked producer hands its task to an idle slot. */
+  handToIdle(): boolean {
+    for (const task of this.engine.admission.blocked) {
+      if (!this.fits(task)) return false
+      const key = task.extra?.key
+      if (key !== undefined && !this.engine.admission.keys.isIdle(key)) continue
+      if (!this.takeToken()) return false
+      this.engine.admission.leaveBlocked(task)
+      this.engine.books.accepted++
+      if (key !== undefined) this.engine.admission.keys.enqueue(key, task)
+      this.start(task)
+      this.engine.admission.answer(task, undefined)
+      return true
+    }
+    return false
+  }
+
+  start(task: Task): void {
+    task.state = State.Running
+    this.running.push(task)
+    this.used += weightOf(task)
+    const scope = Scope.makeUnsafe()
+    // A task keeps the context of its submitter until it is released, at its end.
+    const submitter = task.context as Context.Context<never>
+    const context = Context.add(Context.add(submitter, Scope.Scope, scope), CurrentTask, task)
+    const extra = task.extra
+    if (extra?.timeout !== undefined) this.timeOutAfter(task, extra, extra.timeout)
+    enter()
+    const fiber = Effect.runForkWith(context)(entry)
+    leave()
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) this.engine.ending.bodyEnded(task, scope, exit)
+    else {
+      task.fiber = fiber
+      this.followBody(task, scope, fiber)
+    }
+  }
+
+  // Closures stand in functions of their own: one that captures a variable costs an allocation for each call of the
+  // function around it, also where it is never made.
+  followBody(task: Task, scope: Scope.Closeable, fiber: Fiber.Fiber<unknown, unknown>): void {
+    fiber.addObserver((exit) => this.engine.ending.bodyEnded(task, scope, exit))
+  }
+
+  timeOutAfter(task: Task, extra: Extra, timeout: number): void {
+    extra.timer = this.engine.timers.after(timeout, () => {
+      extra.timer = undefined
+      task.flags |= Flag.TimedOut
+      this.interrupt(task, undefined)
+    })
+  }
+
+  /** Starts a task before its turn and beyond the number of slots, in the place of the task that waits for it. */
+  startOutOfTurn(task: Task): void {
+    if (task.state === State.Blocked) {
+      this.engine.admission.leaveBlocked(task)
+      this.engine.books.accepted++
+      this.start(task)
+      this.engine.admission.answer(task, undefined)
+    } else {
+      const key = task.extra?.key
+      const waitsForKey = key !== undefined && this.engine.admission.keys.holds(key, task)
+      if (waitsForKey) this.engine.admission.keys.remove(key, task)
+      else this.engine.admission.backlog.remove(task)
+      this.engine.clearTimer(task)
+      this.start(task)
+      this.engine.admission.placeFreed(key)
+    }
+  }
+
+  interrupt(task: Task, by: number | undefined): void {
+    if (task.has(Flag.Overrunning | Flag.Ending)) return
+    task.flags |= Flag.Overrunning
+    this.engine.books.overrunning++
+    task.fiber?.interruptUnsafe(by)
+  }
+
+  leaveSlot(task: Task): void {
+    this.running.remove(task)
+    this.used -= weightOf(task)
+    if (task.has(Flag.Overrunning)) this.engine.books.overrunning--
+    this.engine.waiting.waits.delete(task)
+  }
+
+  interruptRunning(): void {
+    for (const task of [...this.running]) {
+      if (task.state !== State.Running || task.has(Flag.Overrunning | Flag.Ending)) continue
+      task.flags |= Flag.ShutDown
+      this.interrupt(task, undefined)
+    }
+  }
+
+  abandonRunning(): void {
+    for (let task = this.running.head; task !== undefined; task = this.running.head) {
+      this.leaveSlot(task)
+      this.engine.ending.record(task, "abandoned", Exit.fail(this.engine.admission.closed(task, "abandoned")))
+    }
+  }
+}
