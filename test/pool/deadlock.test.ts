@@ -169,6 +169,37 @@ describe("deadlock", () => {
     })
   )
 
+  it.effect("a full backlog in which something will expire is no deadlock for its producer", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const producer = yield* pool.submit(
+        Effect.gen(function* () {
+          const stale = yield* pool.submit(Effect.void, { expiresIn: "1 second" })
+          yield* pool.submit(Effect.void)
+          return (yield* Effect.flip(stale.await))._tag
+        })
+      )
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* producer.await, "TaskExpired")
+    })
+  )
+
+  it.effect("a wait that is over is forgotten", () =>
+    Effect.gen(function* () {
+      const a = yield* WorkerPool.make({ name: "a", concurrency: 1 })
+      const b = yield* WorkerPool.make({ name: "b", concurrency: 1 })
+      const quick = yield* b.submit(Effect.sleep("1 second"))
+      const holder = yield* a.submit(Effect.andThen(b.awaitIdle, Effect.sleep("1 second")))
+      yield* TestClock.adjust("1 second")
+      yield* quick.await
+      // It waits for the slot of the holder, which once waited for this pool.
+      const waiting = yield* b.submit(a.run(Effect.succeed("after the holder")))
+      yield* TestClock.adjust("1 second")
+      yield* holder.await
+      assert.strictEqual(yield* waiting.await, "after the holder")
+    })
+  )
+
   for (const onDeadlock of ["inline", "lend"] as const) {
     it.effect(`${onDeadlock}: nested work goes on, in the own pool, across pools, through keys and admission`, () =>
       Effect.gen(function* () {
