@@ -43,6 +43,7 @@ import type * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { Accounting } from "./Accounting.ts"
+import { calledFrom, callSite } from "./internal/CallSite.ts"
 import type { PoolClosed, RefusedBy } from "./PoolError.ts"
 import type { ShutdownReport } from "./ShutdownReport.ts"
 import type { Ended } from "./WorkerPool.ts"
@@ -112,12 +113,15 @@ export const make = <const P extends OnFull = "suspend">(
   })
 }
 
-/** The supervisor of the app, for {@link fork}. It waits when `maxInFlight` is reached. */
-export class Background extends Context.Service<Background, Supervisor>()("millrace/Background") {}
+/** What the supervisor of an app may do when `maxInFlight` is reached: both leave `fork` with the same errors. */
+type AppPolicy = "suspend" | "dropNewest"
 
-/** Opens the supervisor of the app. */
-export const layer = (options?: Omit<Options<"suspend">, "onFull">): Layer.Layer<Background> =>
-  Layer.effect(Background, make(options))
+/** The supervisor of the app, for {@link fork}. */
+export class Background extends Context.Service<Background, Supervisor<AppPolicy>>()("millrace/Background") {}
+
+/** Opens the supervisor of the app. When `maxInFlight` is reached its callers wait, or with `dropNewest` the work is dropped. */
+export const layer = (options?: Options<AppPolicy>): Layer.Layer<Background> =>
+  Layer.effect(Background, make<AppPolicy>(options))
 
 /**
  * Starts work under the supervisor of the app and returns. The work cannot fail, or `onFailure` hears of it.
@@ -126,16 +130,19 @@ export const layer = (options?: Omit<Options<"suspend">, "onFull">): Layer.Layer
  */
 export function fork<A, R, R2 = never>(
   effect: Effect.Effect<A, never, R>,
-  options?: ForkOptions & { readonly onFailure?: OnFailure<"suspend", never, R2> }
+  options?: ForkOptions & { readonly onFailure?: OnFailure<AppPolicy, never, R2> }
 ): Effect.Effect<void, PoolClosed, Exclude<R | R2, Scope.Scope> | Background>
 export function fork<A, E, R, R2 = never>(
   effect: Effect.Effect<A, E, R>,
-  options: ForkOptions & { readonly onFailure: OnFailure<"suspend", E, R2> }
+  options: ForkOptions & { readonly onFailure: OnFailure<AppPolicy, E, R2> }
 ): Effect.Effect<void, PoolClosed, Exclude<R | R2, Scope.Scope> | Background>
 export function fork(
   effect: Effect.Effect<unknown, unknown, unknown>,
   options?: ForkOptions
 ): Effect.Effect<void, PoolClosed, unknown> {
-  // The signatures above have checked that what can fail has its `onFailure`, and say what is required.
-  return Background.use((supervisor) => supervisor.fork(effect as Effect.Effect<unknown>, options))
+  const site = callSite()
+  return Background.use((supervisor) =>
+    // The signatures above have checked that what can fail has its `onFailure`, and say what is required.
+    calledFrom(site, () => supervisor.fork(effect as Effect.Effect<unknown>, options))
+  )
 }

@@ -2,6 +2,7 @@
  * What a pool leaves behind when it closes: what was drained, and what was not.
  */
 import type { Accounting } from "./Accounting.ts"
+import { outcomes } from "./Accounting.ts"
 
 /** A task that the shutdown could not let end by itself. */
 export interface UnfinishedTask {
@@ -40,6 +41,16 @@ const named = (tasks: ReadonlyArray<UnfinishedTask>): string => {
   return `${tasks.length} [${some.join(", ")}${tasks.length > some.length ? ", …" : ""}]`
 }
 
+/** Where everything went that the pool ever accepted. */
+const books = (accounting: Accounting): string => {
+  const parts = outcomes
+    .filter((outcome) => accounting[outcome] > 0)
+    .map((outcome) => `${accounting[outcome]} ${outcome}`)
+  return accounting.accepted === 0
+    ? "Nothing was accepted."
+    : `Of ${accounting.accepted} accepted: ${parts.join(", ")}.`
+}
+
 /** The report as one line for a log or a terminal. */
 export const format = (report: ShutdownReport): string =>
-  `Pool "${report.pool}" closed in ${Math.round(report.elapsed)} ms: ${report.drained} drained, ${named(report.interrupted)} interrupted, ${named(report.abandoned)} abandoned, ${report.dropped} dropped, ${report.refused} refused`
+  `Pool "${report.pool}" closed in ${Math.round(report.elapsed)} ms: ${report.drained} drained, ${named(report.interrupted)} interrupted, ${named(report.abandoned)} abandoned, ${report.dropped} dropped, ${report.refused} refused. ${books(report.accounting)}`

@@ -69,7 +69,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { Registry } from "../registry/Registry.ts"
 import type { Accounting } from "./Accounting.ts"
-import { callSite } from "./internal/CallSite.ts"
+import { calledFrom, callSite } from "./internal/CallSite.ts"
 import { Engine } from "./internal/Engine.ts"
 import { extras } from "./internal/Extras.ts"
 import type { OnDeadlock, OnFull, OnKeyFailure } from "./internal/Settings.ts"
@@ -166,6 +166,9 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
   /**
    * Accepts work that nobody waits for. It cannot fail, or `onFailure` hears of it: also of what the pool dropped, expired
    * or abandoned. `onFailure` runs in the task's slot; should it die, that is reported as a defect.
+   *
+   * To tell the failures apart, let the cause fail again and catch what you know; what remains a defect is reported:
+   * `onFailure: (cause) => Effect.failCause(cause).pipe(Effect.catchTags({ … }))`.
    */
   readonly fork: {
     <A, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
@@ -201,7 +204,12 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
     options?: SubmitOptions<NoInfer<E>, T, X>
   ) => Effect.Effect<Array<A>, E | RefusedBy[P] | Ended<P, K, T, X>, Exclude<R, Scope.Scope>>
 
-  /** The same for a stream, to be piped: `files.pipe(pool.mapStream(hash))`. Results keep the order of the stream. */
+  /**
+   * The same for a stream, to be piped: `files.pipe(pool.mapStream(hash))`. Results keep the order of the stream.
+   *
+   * Like `run` and `map` it cancels its tasks when it is interrupted. Where an interruption shall let them end (Ctrl-C that
+   * drains), `fork` the work from the stream and `awaitIdle`.
+   */
   readonly mapStream: <I, A, E, R, T extends Span = undefined, X extends Span = undefined>(
     f: (item: I) => Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
@@ -287,7 +295,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
     fork: ((effect: Effect.Effect<unknown, unknown, unknown>, options?: AnyOptions) =>
       new Fork(engine, workOf(effect, options), options)) as WorkerPool<P, K>["fork"],
     submitAll: ((effects: Iterable<Effect.Effect<unknown, unknown, unknown>>, options?: AnyOptions) => {
-      const site = engine.registry.watched ? callSite() : undefined
+      const site = callSite()
       return Effect.withFiber((fiber) =>
         engine.submitAll(
           fiber,
@@ -296,28 +304,39 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
         )
       )
     }) as WorkerPool<P, K>["submitAll"],
-    map: (items, f, options) =>
-      Effect.suspend(() =>
+    map: (items, f, options) => {
+      const site = callSite()
+      return Effect.suspend(() =>
         Effect.forEach(
           items,
           (item, index) =>
-            run(
-              Effect.suspend(() => f(item, index)),
-              options
+            calledFrom(site, () =>
+              run(
+                Effect.suspend(() => f(item, index)),
+                options
+              )
             ),
           { concurrency: bound() }
         )
-      ),
-    mapStream: (f, options) => (stream) =>
-      Stream.mapEffect(
-        stream,
-        (item) =>
-          run(
-            Effect.suspend(() => f(item)),
-            options
-          ),
-        { concurrency: bound() }
-      ),
+      )
+    },
+    mapStream: (f, options) => {
+      const site = callSite()
+      return (stream) =>
+        Stream.mapEffect(
+          stream,
+          (item) =>
+            calledFrom(site, () =>
+              run(
+                Effect.suspend(() => f(item)),
+                options
+              )
+            ),
+          {
+            concurrency: bound()
+          }
+        )
+    },
     accounting: Effect.sync(() => engine.accounting()),
     awaitIdle: Effect.withFiber((fiber) => engine.awaitIdle(fiber)) as Effect.Effect<void>,
     pause: Effect.sync(() => engine.slots.pause()),
@@ -402,6 +421,20 @@ export interface ServiceClass<
     effect: Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
   ) => Effect.Effect<A, E | RefusedBy[P] | Ended<P, K, T, X>, Exclude<R, Scope.Scope> | Self>
+  readonly fork: {
+    <A, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
+      effect: Effect.Effect<A, never, R>,
+      options?: TaskOptions<T, X> & {
+        readonly onFailure?: (cause: Cause.Cause<Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
+      }
+    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope> | Self>
+    <A, E, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
+      effect: Effect.Effect<A, E, R>,
+      options: TaskOptions<T, X> & {
+        readonly onFailure: (cause: Cause.Cause<E | Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
+      }
+    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope> | Self>
+  }
 }
 
 /**
@@ -430,11 +463,17 @@ export const Service =
     const key = Context.Service<Self, WorkerPool<P, K>>()(id)
     const layerWith = (changes: Partial<Options<P, K>>) =>
       Layer.effect(key, make<P, K>({ name: id, ...options, ...changes }))
-    return Object.assign(key, {
-      layer: layerWith({}),
-      layerWith,
-      submit: (effect, options) => key.use((pool) => pool.submit(effect, options)),
-      run: (effect, options) => key.use((pool) => pool.run(effect, options))
-      // `use` adds the service to what the pool's own signature requires, which is what ServiceClass says.
-    } satisfies Pick<ServiceClass<Self, Id, P, K>, "layer" | "layerWith" | "submit" | "run">)
+    /** Calls the pool in the context, from where the program called this. */
+    const call = <A, E, R>(verb: (pool: WorkerPool<P, K>) => Effect.Effect<A, E, R>): Effect.Effect<A, E, R | Self> => {
+      const site = callSite()
+      return key.use((pool) => calledFrom(site, () => verb(pool)))
+    }
+    const verbs: Pick<ServiceClass<Self, Id, P, K>, "submit" | "run"> = {
+      submit: (effect, options) => call((pool) => pool.submit(effect, options)),
+      run: (effect, options) => call((pool) => pool.run(effect, options))
+    }
+    // One implementation for both signatures, which have checked that what can fail has its `onFailure`.
+    const fork = ((effect: Effect.Effect<unknown>, options?: TaskOptions) =>
+      call((pool) => pool.fork(effect, options))) as ServiceClass<Self, Id, P, K>["fork"]
+    return Object.assign(key, { layer: layerWith({}), layerWith, ...verbs, fork })
   }

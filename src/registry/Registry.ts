@@ -28,6 +28,12 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 
+/** Listeners of all registries of the process. */
+let watchers = 0
+
+/** Whether anybody watches any registry; asked where the registry in use is not known yet. */
+export const isAnyWatched = (): boolean => watchers > 0
+
 /** What one task is doing at the moment of asking. */
 export interface TaskInfo {
   readonly id: string
@@ -96,9 +102,11 @@ export const makeUnsafe = (): Registry => {
     listen(listener) {
       listeners.add(listener)
       registry.watched = true
+      watchers++
       return () => {
-        listeners.delete(listener)
+        if (!listeners.delete(listener)) return
         registry.watched = listeners.size > 0
+        watchers--
       }
     }
   }

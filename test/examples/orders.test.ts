@@ -33,14 +33,18 @@ const post = (service: Service, body: unknown): Promise<Response> =>
     body: typeof body === "string" ? body : JSON.stringify(body)
   })
 
-const get = async (service: Service, id: string): Promise<Record<string, string>> =>
-  (await fetch(`${service.url}/${id}`)).json()
+/** All bodies of this service are objects; what is in them the tests assert. */
+const bodyOf = async (response: Response) => (await response.json()) as Record<string, unknown>
+
+/** Posts an order that is accepted, and returns its id. */
+const place = async (service: Service, body: unknown = order): Promise<string> =>
+  String((await bodyOf(await post(service, body))).id)
 
 /** Polls the status of an order until it is the last one. Returns what was seen, each once. */
-const statuses = async (service: Service, id: string): Promise<ReadonlyArray<Record<string, string>>> => {
-  const seen: Array<Record<string, string>> = []
+const statuses = async (service: Service, id: string): Promise<ReadonlyArray<Record<string, unknown>>> => {
+  const seen: Array<Record<string, unknown>> = []
   await poll(`order ${id} is worked off`, async () => {
-    const answer = await get(service, id)
+    const answer = await bodyOf(await fetch(`${service.url}/${id}`))
     if (answer.status !== seen.at(-1)?.status) seen.push(answer)
     return answer.status === "invoiced" || answer.status === "failed" ? true : undefined
   })
@@ -50,11 +54,11 @@ const statuses = async (service: Service, id: string): Promise<ReadonlyArray<Rec
 /** What the service prints of a pool when that has closed. */
 const reportOf = (service: Program, pool: string) => {
   const line = new RegExp(
-    `^Pool "${pool}" closed in \\d+ ms: (\\d+) drained, 0 interrupted, 0 abandoned, 0 dropped, 0 refused; (\\d+) of (\\d+) succeeded$`,
+    `^Pool "${pool}" closed in \\d+ ms: (\\d+) drained, 0 interrupted, 0 abandoned, 0 dropped, 0 refused\\. Of (\\d+) accepted: (\\d+) succeeded\\.$`,
     "m"
   ).exec(service.stdout())
   assert.isNotNull(line, `a clean report of ${pool} in:\n${service.stdout()}`)
-  return { drained: Number(line[1]), succeeded: Number(line[2]), accepted: Number(line[3]) }
+  return { drained: Number(line[1]), accepted: Number(line[2]), succeeded: Number(line[3]) }
 }
 
 describe("examples/orders", { timeout: 60_000 }, () => {
@@ -62,13 +66,13 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     const service = await startOrders()
     const response = await post(service, order)
     assert.strictEqual(response.status, 202)
-    const answer = await response.json()
-    assert.deepStrictEqual(answer, { id: answer.id, status: "queued" })
-    assert.strictEqual(response.headers.get("location"), `/orders/${answer.id}`)
+    const { id, ...rest } = await bodyOf(response)
+    assert.deepStrictEqual(rest, { status: "queued" })
+    assert.strictEqual(response.headers.get("location"), `/orders/${id}`)
 
-    const seen = await statuses(service, answer.id)
+    const seen = await statuses(service, String(id))
     assert.deepStrictEqual(seen.at(-1), {
-      id: answer.id,
+      id,
       status: "invoiced",
       invoice: "ada@example.com owes 83.06 with 19 % tax."
     })
@@ -77,7 +81,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     const line = await poll("the order is tracked", () =>
       existsSync(service.trackingLog) ? readFileSync(service.trackingLog, "utf8") || undefined : undefined
     )
-    assert.deepInclude(JSON.parse(line), { event: "placed", id: answer.id, country: "DE", items: 1 })
+    assert.deepInclude(JSON.parse(line), { event: "placed", id, country: "DE", items: 1 })
   })
 
   it("says what is wrong with a request", async () => {
@@ -106,7 +110,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
 
   it("tells why an order has no invoice", async () => {
     const service = await startOrders({ INVOICE_MILLIS: "1" })
-    const { id } = await (await post(service, { ...order, country: "US" })).json()
+    const id = await place(service, { ...order, country: "US" })
     const seen = await statuses(service, id)
     assert.deepStrictEqual(seen.at(-1), { id, status: "failed", reason: "No tax rate is known for US." })
   })
@@ -123,7 +127,6 @@ describe("examples/orders", { timeout: 60_000 }, () => {
       assert.strictEqual(response.headers.get("retry-after"), "1")
       assert.deepStrictEqual(await response.json(), { error: "Too many orders at the moment." })
     }
-    const { id } = await accepted[0]?.json()
 
     service.kill("SIGUSR2")
     const dump = await poll("a dump", () => /^WorkerPool "Invoices": .*\n( .*\n)+/m.exec(service.stderr())?.[0])
@@ -142,8 +145,69 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     const tracking = reportOf(service, "Tracking")
     assert.strictEqual(tracking.succeeded, accepted.length)
     const tracked = readFileSync(service.trackingLog, "utf8")
-    assert.include(tracked, id)
     assert.strictEqual(tracked.trimEnd().split("\n").length, accepted.length)
-    assert.strictEqual(service.stderr().replace(dump, "").includes("ERROR"), false)
+  })
+
+  it("works off every order whose sender got a 202, also when it is told to stop between them", async () => {
+    const service = await startOrders({ INVOICE_MILLIS: "5" })
+    let accepted = 0
+    for (;;) {
+      const response = await post(service, order).catch(() => undefined)
+      if (response === undefined) break
+      if (response.status === 202) accepted += 1
+      await response.arrayBuffer()
+      if (accepted === 20) service.kill("SIGTERM")
+    }
+    assert.strictEqual(await service.ended, 0)
+    assert.isAtLeast(accepted, 20)
+    assert.deepInclude(reportOf(service, "Invoices"), { accepted, succeeded: accepted })
+    assert.deepInclude(reportOf(service, "Tracking"), { accepted, succeeded: accepted })
+  })
+
+  it.runIf(existsSync("/usr/bin/curl"))("prints lines that work", async () => {
+    const service = await startOrders()
+    const script = service
+      .stdout()
+      .split("\n")
+      .filter((line) => line.startsWith("  "))
+      .join("\n")
+    const output = execFileSync("sh", ["-c", script], { encoding: "utf8" })
+    assert.match(output, /^HTTP\/1\.1 202 Accepted\r$/m)
+    assert.match(output, /^\{"id":".*","status":"(queued|rendering|invoiced)".*\}$/m)
+    assert.match(output, /^\{"error":"This is not an order\.","reasons":\[.*"\]\}$/m)
+    assert.match(output, /^ +\d+ HTTP\/1\.1 429 Too Many Requests\r$/m)
+    assert.match(output, /^ +\d+ retry-after: 1\r$/m)
+    // The last two lines asked for a dump and the end.
+    assert.strictEqual(await service.ended, 0)
+    assert.match(service.stderr(), /^WorkerPool "Invoices": /m)
+    assert.strictEqual(reportOf(service, "Invoices").accepted, reportOf(service, "Tracking").accepted)
+  })
+
+  it.runIf(existsSync("/dev/full"))("takes orders also when they cannot be tracked", async () => {
+    const service = await startOrders({ TRACKING_LOG: "/dev/full", INVOICE_MILLIS: "1" })
+    const id = await place(service)
+    assert.deepInclude((await statuses(service, id)).at(-1), { status: "invoiced" })
+    await poll("a warning", () => (service.stderr().includes("is not in the tracking log") ? true : undefined))
+    assert.include(service.stderr(), "ENOSPC: no space left on device")
+  })
+
+  it("says in a sentence why it cannot start", async () => {
+    const { url } = await startOrders()
+    const { port } = new URL(url)
+    const refused = async (env: Readonly<Record<string, string>>): Promise<string> => {
+      const program = start("orders/main.ts", { env: environment(env) })
+      assert.strictEqual(await program.ended, 1)
+      assert.strictEqual(program.stdout(), "")
+      return program.stderr()
+    }
+    assert.strictEqual(
+      await refused({ PORT: port }),
+      `Cannot start: listen EADDRINUSE: address already in use 127.0.0.1:${port}. Set PORT to another one, or to 0 for a free one.\n`
+    )
+    assert.strictEqual(await refused({ PORT: "70000" }), "Cannot start: PORT: Expected a value between 0 and 65535\n")
+    assert.match(
+      await refused({ TRACKING_LOG: "/nowhere/orders.jsonl" }),
+      /^Cannot start: ENOENT: no such file or directory, open '\/nowhere\/orders\.jsonl'\n$/
+    )
   })
 })

@@ -4,8 +4,9 @@
  */
 import * as Exit from "effect/Exit"
 import type { Outcome } from "../Accounting.ts"
-import { KeyStopped, PoolClosed, PoolFull, TaskDropped, TaskExpired } from "../PoolError.ts"
+import type { PoolClosed, PoolFull } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
+import { closed, dropped, expired, full, keyStopped } from "./errors.ts"
 import { Keys } from "./Keys.ts"
 import { Levels } from "./Levels.ts"
 import { isTooDeep } from "./nesting.ts"
@@ -43,12 +44,12 @@ export class Admission {
   offer(task: Task): undefined | "blocked" | PoolFull | PoolClosed {
     if (!this.engine.shutdown.isOpen) {
       this.engine.books.refused++
-      return this.closed(task, "refused")
+      return closed(task, "refused")
     }
     const key = task.extra?.key
     if (key !== undefined && this.keys.isStopped(key)) {
       this.engine.books.accepted++
-      this.engine.ending.record(task, "dropped", Exit.fail(this.keyStopped(task, key)))
+      this.engine.ending.record(task, "dropped", Exit.fail(keyStopped(task, key)))
       return undefined
     }
     const direct = this.backlog.size === 0 && this.engine.slots.fits(task) && !this.othersWaitForSlot()
@@ -88,14 +89,10 @@ export class Admission {
         return "blocked"
       case "reject":
         this.engine.books.refused++
-        return this.full(task, this.isKeyFull(task) ? task.extra?.key : undefined)
+        return full(task, this.isKeyFull(task) ? task.extra?.key : undefined)
       case "dropNewest":
         this.engine.books.accepted++
-        this.engine.ending.record(
-          task,
-          "dropped",
-          Exit.fail(new TaskDropped({ pool: this.engine.name, task: task.name, policy }))
-        )
+        this.engine.ending.record(task, "dropped", Exit.fail(dropped(task, policy)))
         return undefined
       case "dropOldest": {
         this.engine.books.accepted++
@@ -104,11 +101,7 @@ export class Admission {
           this.unqueue(victim)
           this.enqueue(task)
         }
-        this.engine.ending.record(
-          victim,
-          "dropped",
-          Exit.fail(new TaskDropped({ pool: this.engine.name, task: victim.name, policy }))
-        )
+        this.engine.ending.record(victim, "dropped", Exit.fail(dropped(victim, policy)))
         return undefined
       }
     }
@@ -156,11 +149,7 @@ export class Admission {
     extra.timer = this.engine.timers.after(expiresIn, () => {
       extra.timer = undefined
       this.unqueue(task)
-      this.engine.ending.record(
-        task,
-        "expired",
-        Exit.fail(new TaskExpired({ pool: this.engine.name, task: task.name, expiresIn }))
-      )
+      this.engine.ending.record(task, "expired", Exit.fail(expired(task, expiresIn)))
       this.placeFreed(extra.key)
       this.engine.slots.pump()
     })
@@ -235,12 +224,12 @@ export class Admission {
         if (blocked.extra?.key !== key || blocked.state !== State.Blocked) continue
         this.leaveBlocked(blocked)
         this.engine.books.accepted++
-        this.engine.ending.record(blocked, "dropped", Exit.fail(this.keyStopped(blocked, key)))
+        this.engine.ending.record(blocked, "dropped", Exit.fail(keyStopped(blocked, key)))
         this.answer(blocked, undefined)
       }
       for (let next = this.keys.firstWaiting(key); next !== undefined; next = this.keys.firstWaiting(key)) {
         this.unqueue(next)
-        this.engine.ending.record(next, "dropped", Exit.fail(this.keyStopped(next, key)))
+        this.engine.ending.record(next, "dropped", Exit.fail(keyStopped(next, key)))
         this.placeFreed(key)
       }
     }
@@ -265,7 +254,7 @@ export class Admission {
       this.leaveBlocked(task)
       this.engine.books.refused++
       count++
-      this.answer(task, this.closed(task, "refused"))
+      this.answer(task, closed(task, "refused"))
     }
     return count
   }
@@ -280,7 +269,7 @@ export class Admission {
     let count = 0
     for (let task = this.firstQueued(); task !== undefined; task = this.firstQueued()) {
       this.unqueue(task)
-      this.engine.ending.record(task, "dropped", Exit.fail(this.closed(task, "dropped")))
+      this.engine.ending.record(task, "dropped", Exit.fail(closed(task, "dropped")))
       count++
     }
     return count
@@ -288,19 +277,6 @@ export class Admission {
 
   firstQueued(): Task | undefined {
     return this.backlog.first() ?? this.keys.first()
-  }
-
-  closed(task: Task, outcome: PoolClosed["outcome"]): PoolClosed {
-    return new PoolClosed({ pool: this.engine.name, task: task.name, outcome })
-  }
-
-  full(task: Task, key: string | undefined): PoolFull {
-    const capacity = key === undefined ? this.engine.settings.capacity : this.engine.settings.capacityPerKey
-    return new PoolFull({ pool: this.engine.name, task: task.name, capacity, key })
-  }
-
-  keyStopped(task: Task, key: string): KeyStopped {
-    return new KeyStopped({ pool: this.engine.name, task: task.name, key })
   }
 }
 

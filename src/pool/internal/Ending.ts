@@ -8,8 +8,9 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import type { Outcome } from "../Accounting.ts"
-import { PoolClosed, TaskTimedOut } from "../PoolError.ts"
+import { PoolClosed } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
+import { closed, timedOut } from "./errors.ts"
 import type { AnyEffect, AnyExit, Task } from "./Task.ts"
 import { Flag, State } from "./Task.ts"
 import { report, Unread } from "./Unread.ts"
@@ -47,7 +48,7 @@ export class Ending {
 
   tellFailure(task: Task, outcome: Outcome, exit: AnyExit, handler: AnyEffect): void {
     this.lastWord(task, handler, (handling) => {
-      if (Exit.isFailure(handling)) this.report(task, handling.cause)
+      if (Exit.isFailure(handling) && isNews(task, handling.cause)) this.report(task, handling.cause)
       this.ended(task, outcome, exit)
     })
   }
@@ -63,13 +64,10 @@ export class Ending {
   /** What the task's exit means to those who wait for it: the pool's own interruptions have names. */
   translate(task: Task, outcome: Outcome, exit: AnyExit): AnyExit {
     if (outcome === "timedOut") {
-      const timeout = task.extra?.timeout ?? 0
-      const timedOut = Cause.fail(new TaskTimedOut({ pool: this.engine.name, task: task.name, timeout }))
-      return Exit.failCause(Exit.isFailure(exit) ? Cause.combine(timedOut, onlyDefects(exit.cause)) : timedOut)
+      const cause = Cause.fail(timedOut(task))
+      return Exit.failCause(Exit.isFailure(exit) ? Cause.combine(cause, onlyDefects(exit.cause)) : cause)
     }
-    return outcome === "interrupted" && task.has(Flag.ShutDown)
-      ? Exit.fail(this.engine.admission.closed(task, "interrupted"))
-      : exit
+    return outcome === "interrupted" && task.has(Flag.ShutDown) ? Exit.fail(closed(task, "interrupted")) : exit
   }
 
   ended(task: Task, outcome: Outcome, exit: AnyExit): void {
@@ -110,7 +108,8 @@ export class Ending {
     const fiber = Effect.runForkWith(context)(handler, { uninterruptible: true })
     fiber.addObserver((exit) => {
       this.handlers--
-      if (Exit.isFailure(exit)) report({ pool: this.engine.name, task: task.name, cause: exit.cause, context })
+      if (Exit.isFailure(exit) && isNews(task, exit.cause))
+        report({ pool: this.engine.name, task: task.name, cause: exit.cause, context })
       if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
     })
   }

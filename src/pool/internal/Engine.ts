@@ -24,6 +24,7 @@ import { PoolDeadlock } from "../PoolError.ts"
 import { Admission } from "./Admission.ts"
 import { Books } from "./Books.ts"
 import { Ending } from "./Ending.ts"
+import { full } from "./errors.ts"
 import { taskInfos } from "./Inspect.ts"
 import type { Settings } from "./Settings.ts"
 import { Shutdown } from "./Shutdown.ts"
@@ -137,7 +138,7 @@ export class Engine {
       const places = this.settings.capacity - this.admission.queued + Math.max(0, this.slots.limit - this.slots.used)
       if (tasks.length > places) {
         this.books.refused += tasks.length
-        return Effect.fail(this.admission.full(first, undefined))
+        return Effect.fail(full(first, undefined))
       }
     }
     const accept = (task: Task): AnyEffect => {

@@ -38,7 +38,7 @@ export const extras = (
   options: TaskOptions | undefined,
   site: string | undefined
 ): Extra | undefined => {
-  if (options === undefined && site === undefined && !engine.registry.watched) return undefined
+  if (options === undefined && !engine.registry.watched) return undefined
   const priority = options?.priority ?? 0
   const weight = options?.weight ?? 1
   if (!Number.isFinite(priority)) invalid(operation, `priority must be a finite number, got ${priority}`)
@@ -55,7 +55,7 @@ export const extras = (
     // The caller's signature has checked it; the engine only runs it.
     onFailure: options?.onFailure as ((cause: Cause.Cause<unknown>) => AnyEffect) | undefined,
     submittedAt: engine.registry.watched ? engine.timers.now() : undefined,
-    site,
+    site: engine.registry.watched ? site : undefined,
     timer: undefined
   }
 }

@@ -11,6 +11,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import type { Engine } from "./Engine.ts"
+import { closed } from "./errors.ts"
 import { enter, leave } from "./nesting.ts"
 import type { Extra, Task } from "./Task.ts"
 import { CurrentTask, entry, Flag, State, weightOf } from "./Task.ts"
@@ -222,7 +223,7 @@ export class Slots {
   abandonRunning(): void {
     for (let task = this.running.head; task !== undefined; task = this.running.head) {
       this.leaveSlot(task)
-      this.engine.ending.record(task, "abandoned", Exit.fail(this.engine.admission.closed(task, "abandoned")))
+      this.engine.ending.record(task, "abandoned", Exit.fail(closed(task, "abandoned")))
     }
   }
 }

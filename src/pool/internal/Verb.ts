@@ -32,7 +32,7 @@ const makeVerb = (name: Name) => {
     this.engine = engine
     this.work = work
     this.options = options
-    this.site = engine.registry.watched ? callSite() : undefined
+    this.site = callSite()
   }
   Verb.prototype = Effectable.Prototype<Verb>({
     label: name,
