@@ -22,7 +22,15 @@ try {
     .split("\n")
     .at(-1)
   writeFileSync(join(project, "package.json"), JSON.stringify({ name: "consumer", private: true, type: "module" }))
-  run("npm", "install", "--silent", "--no-audit", "--no-fund", `./${tarball}`, `effect@${manifest.devDependencies.effect}`)
+  run(
+    "npm",
+    "install",
+    "--silent",
+    "--no-audit",
+    "--no-fund",
+    `./${tarball}`,
+    `effect@${manifest.devDependencies.effect}`
+  )
 
   const subpaths = Object.keys(manifest.exports).filter((subpath) => subpath !== "./package.json")
   const imports = subpaths.map((subpath, i) => `import * as M${i} from "${manifest.name}${subpath.slice(1)}"`)

@@ -236,6 +236,21 @@ describe("shutdown", () => {
     })
   )
 
+  it.effect("a fiber that outlives its task finds the task's scope closed, also where the task had not used it", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const events: Array<string> = []
+      const late = Effect.acquireRelease(
+        Effect.sync(() => events.push("acquired")),
+        () => Effect.sync(() => events.push("released"))
+      )
+      const outliving = yield* pool.run(Effect.forkDetach(Effect.andThen(Effect.sleep("1 second"), late)))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.await(outliving)
+      assert.deepStrictEqual(events, ["acquired", "released"])
+    })
+  )
+
   it.effect("noLeaks sees a pool that nobody closed, and one whose task was abandoned", () =>
     Effect.gen(function* () {
       const open = Effect.gen(function* () {

@@ -28,14 +28,14 @@ export class Ending {
   /** The task's effect has ended. Its finalizers and its `onFailure` still run in its slot. */
   bodyEnded(task: Task, scope: Scope.Closeable, exit: AnyExit): void {
     this.engine.clearTimer(task)
-    if (scope.state._tag === "Empty") return this.scopeClosed(task, exit)
-    this.closeScope(task, scope, exit)
+    // Closed also where it was not used: a fiber that outlives the task must find it closed, not open for ever.
+    const closing = Scope.closeUnsafe(scope, exit)
+    if (closing === undefined) this.scopeClosed(task, exit)
+    else this.closeScope(task, closing, exit)
   }
 
-  closeScope(task: Task, scope: Scope.Closeable, exit: AnyExit): void {
-    this.lastWord(task, Scope.close(scope, exit), (closing) =>
-      this.scopeClosed(task, Exit.isSuccess(closing) ? exit : join(exit, closing))
-    )
+  private closeScope(task: Task, closing: AnyEffect, exit: AnyExit): void {
+    this.lastWord(task, closing, (closed) => this.scopeClosed(task, Exit.isSuccess(closed) ? exit : join(exit, closed)))
   }
 
   scopeClosed(task: Task, bodyExit: AnyExit): void {

@@ -21,6 +21,9 @@ import { TokenBucket } from "./TokenBucket.ts"
 /** How many tasks start in one go before the event loop has a turn. */
 const mostStarts = 2048
 
+/** A copy of it is a scope of its own, for a tenth of the cost of making one. */
+const emptyScope = Scope.makeUnsafe()
+
 export class Slots {
   readonly running = new TaskList()
   /** Weight of the running tasks. */
@@ -149,10 +152,14 @@ export class Slots {
     task.state = State.Running
     this.running.push(task)
     this.used += weightOf(task)
-    const scope = Scope.makeUnsafe()
+    const scope: Scope.Closeable = { ...emptyScope }
     // A task keeps the context of its submitter until it is released, at its end.
     const submitter = task.context as Context.Context<never>
-    const context = Context.add(Context.add(submitter, Scope.Scope, scope), CurrentTask, task)
+    const context = Context.addUnsafe<never, Scope.Scope, Scope.Scope>(
+      Context.addUnsafe<never, never, Task>(submitter, CurrentTask.key, task),
+      Scope.Scope.key,
+      scope
+    )
     const extra = task.extra
     if (extra?.timeout !== undefined) this.timeOutAfter(task, extra, extra.timeout)
     enter()
