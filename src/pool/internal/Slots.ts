@@ -216,7 +216,7 @@ export class Slots {
     this.running.remove(task)
     this.used -= weightOf(task)
     if (task.has(Flag.Overrunning)) this.engine.books.overrunning--
-    this.engine.waiting.waits.delete(task)
+    this.engine.waiting.forget(task)
   }
 
   interruptRunning(): void {

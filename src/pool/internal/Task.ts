@@ -108,6 +108,8 @@ export class Task {
   }
 
   get await(): AnyEffect {
+    // A success is its own effect; only failures have to be noted as read.
+    if (this.result?._tag === "Success") return this.result
     return Effect.withFiber((fiber) => this.engine.awaitTask(this, fiber))
   }
 

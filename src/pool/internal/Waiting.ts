@@ -25,6 +25,11 @@ export class Waiting {
     this.engine = engine
   }
 
+  /** The task has ended: it waits for nothing any more. */
+  forget(task: Task): void {
+    if (this.waits.size > 0) this.waits.delete(task)
+  }
+
   get isIdle(): boolean {
     return (
       this.engine.slots.running.size === 0 && this.engine.admission.queued === 0 && this.engine.ending.handlers === 0
