@@ -12,7 +12,7 @@ import type * as Option from "effect/Option"
  * when the pool gave it up. A failed handle that nobody reads is reported once, when it is collected or the pool closes.
  */
 export interface TaskHandle<out A, out E = never> {
-  /** Unique among the tasks of the process: the name of the pool and a number. */
+  /** The name of the pool and a number; unique where the names of the pools are. */
   readonly id: string
   /** The name given at submission, else the id. */
   readonly name: string

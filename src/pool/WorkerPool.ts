@@ -338,7 +338,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
         )
     },
     accounting: Effect.sync(() => engine.accounting()),
-    awaitIdle: Effect.withFiber((fiber) => engine.awaitIdle(fiber)) as Effect.Effect<void>,
+    awaitIdle: Effect.withFiber((fiber) => engine.awaitIdle(fiber)),
     pause: Effect.sync(() => engine.slots.pause()),
     resume: Effect.sync(() => engine.slots.resume()),
     resize: (concurrency) =>

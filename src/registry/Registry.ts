@@ -86,7 +86,15 @@ export const makeUnsafe = (): Registry => {
   const entries = new Set<Entry>()
   const listeners = new Set<(event: Event) => void>()
   const tell = (event: Event) => {
-    for (const listener of [...listeners]) listener(event)
+    for (const listener of [...listeners]) {
+      try {
+        listener(event)
+      } catch (error) {
+        Effect.runFork(
+          Effect.logError(`A listener of the registry threw at ${event._tag} of "${event.entry.name}"`, error)
+        )
+      }
+    }
   }
   const registry: Registry & { watched: boolean } = {
     entries,

@@ -46,7 +46,7 @@ export const noLeaks = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<
   Effect.suspend(() => {
     const registry = makeUnsafe()
     const abandoned: Array<string> = []
-    registry.listen((event: Event) => {
+    const stop = registry.listen((event: Event) => {
       if (event._tag === "Closed" && hasAbandoned(event.report)) {
         for (const task of event.report.abandoned) {
           abandoned.push(`task "${task.name}" of ${event.entry.kind} "${event.entry.name}" was abandoned`)
@@ -58,7 +58,8 @@ export const noLeaks = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<
       Effect.tap(() => {
         const leaks = [...[...registry.entries].map(describe), ...abandoned]
         return leaks.length === 0 ? Effect.void : Effect.die(new LeakFound({ leaks }))
-      })
+      }),
+      Effect.ensuring(Effect.sync(stop))
     )
   })
 

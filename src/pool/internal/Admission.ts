@@ -125,6 +125,18 @@ export class Admission {
     return victim === undefined || priorityOf(victim) > priorityOf(task) ? task : victim
   }
 
+  /** How many tasks like this one are accepted for certain when all come at once. */
+  placesFor(task: Task): number {
+    const { settings, slots } = this.engine
+    const key = task.extra?.key
+    const places = settings.capacity - this.queued
+    if (key !== undefined) return Math.min(places, settings.capacityPerKey - this.keys.queued(key))
+    // A slot that a key, a weight or the rate may leave empty is not counted.
+    return (task.extra?.weight ?? 1) > 1 || slots.bucket !== undefined
+      ? places
+      : places + Math.max(0, slots.limit - slots.used)
+  }
+
   isKeyFull(task: Task): boolean {
     const key = task.extra?.key
     return key !== undefined && this.keys.queued(key) >= this.engine.settings.capacityPerKey
@@ -215,11 +227,16 @@ export class Admission {
     }
   }
 
-  keyEnded(key: string, task: Task, outcome: Outcome): void {
+  /** A failure parks or stops its key before anybody hears of it, so that who hears of it may resume the key. */
+  haltKey(key: string, outcome: Outcome): void {
     const failed = outcome === "failed" || outcome === "defected" || outcome === "timedOut"
     if (failed && this.engine.settings.onKeyFailure === "park") this.keys.park(key)
-    if (failed && this.engine.settings.onKeyFailure === "stop") {
-      this.keys.stop(key)
+    if (failed && this.engine.settings.onKeyFailure === "stop") this.keys.stop(key)
+  }
+
+  /** A task of this key has ended: the next has its turn, unless the key was stopped. */
+  keyEnded(key: string, task: Task): void {
+    if (this.keys.isStopped(key)) {
       for (const blocked of [...this.blockedTasks()]) {
         if (blocked.extra?.key !== key || blocked.state !== State.Blocked) continue
         this.leaveBlocked(blocked)
@@ -251,6 +268,8 @@ export class Admission {
   refuseBlocked(): number {
     let count = 0
     for (const task of [...this.blockedTasks()]) {
+      // Whoever was refused before may have interrupted this one.
+      if (task.state !== State.Blocked) continue
       this.leaveBlocked(task)
       this.engine.books.refused++
       count++
@@ -267,16 +286,16 @@ export class Admission {
   /** Drops everything that is queued; returns how many. */
   dropQueued(): number {
     let count = 0
-    for (let task = this.firstQueued(); task !== undefined; task = this.firstQueued()) {
-      this.unqueue(task)
-      this.engine.ending.record(task, "dropped", Exit.fail(closed(task, "dropped")))
-      count++
+    while (this.queued > 0) {
+      for (const task of [...this.queuedTasks()]) {
+        // Whoever was told before may have cancelled this one.
+        if (task.state !== State.Queued) continue
+        this.unqueue(task)
+        this.engine.ending.record(task, "dropped", Exit.fail(closed(task, "dropped")))
+        count++
+      }
     }
     return count
-  }
-
-  firstQueued(): Task | undefined {
-    return this.backlog.first() ?? this.keys.first()
   }
 }
 

@@ -4,7 +4,8 @@
  * A task's own fiber notes what it waits for (another task, a place in a backlog, an idle pool). When it does, this module
  * looks whether the circle is closed: a deadlock is certain only where everything that could let the wait end waits itself,
  * in the end for this wait. A task that may time out, a queued task that may expire, a paused pool or a free slot can still
- * change something, so they are never part of a deadlock; nor is a wait in a fiber that the task forked.
+ * change something, so they are never part of a deadlock; nor is a wait in a fiber that the task forked. That somebody outside may
+ * cancel a task counts for nothing: who holds the handle need not.
  */
 import type { Engine } from "./Engine.ts"
 import type { Task } from "./Task.ts"
@@ -34,6 +35,9 @@ interface Stuck {
   readonly needs: ReadonlyArray<Task>
 }
 
+/** Where the pool lets a stuck task go on instead of dying, it need not be certain that nothing else ever would. */
+const mustBeCertain = (task: Task): boolean => task.engine.settings.onDeadlock === "die"
+
 /** What the task needs before it can end; `undefined` when it may go on by itself. */
 const needsOfTask = (task: Task): Stuck | undefined => {
   switch (task.state) {
@@ -41,10 +45,11 @@ const needsOfTask = (task: Task): Stuck | undefined => {
     case State.Settled:
       return undefined
     case State.Running:
-      if (task.extra?.timeout !== undefined || task.has(Flag.Overrunning)) return undefined
-      return needsOfWait(task, task.engine.waiting.waits.get(task))
+      // Its timeout may still end it, unless that has passed; what it waits for in a finalizer, nothing interrupts.
+      if (mustBeCertain(task) && task.extra?.timer !== undefined && !task.has(Flag.Overrunning)) return undefined
+      return needsOfWait(task, task.engine.waiting.waitOf(task))
     case State.Queued:
-      if (task.extra?.expiresIn !== undefined) return undefined
+      if (mustBeCertain(task) && task.extra?.expiresIn !== undefined) return undefined
       return needsOfSlot(task)
     case State.Blocked:
       return needsOfPlace(task)
@@ -57,17 +62,33 @@ const needsOfSlot = (task: Task): Stuck | undefined => {
   if (ahead === "parked") return undefined
   if (ahead !== undefined) return { any: true, needs: [ahead] }
   // Some holder of a slot does not wait, or there is a slot to be had: the usual case, without a look at the tasks.
-  if (engine.waiting.waits.size < engine.slots.running.size || engine.slots.hasFreeSlot() || engine.slots.paused)
-    return undefined
-  return { any: true, needs: [...engine.slots.running] }
+  const { slots, waiting } = engine
+  if (waiting.size < slots.running.size || slots.paused || slots.hasSlotFor(task)) return undefined
+  return { any: true, needs: [...slots.running] }
 }
 
-/** A place is free again when a queued task starts, or expires. */
+/** It is accepted when a slot takes it past an empty backlog, or when a queued task leaves its place. */
 const needsOfPlace = (task: Task): Stuck | undefined => {
-  const stuck = needsOfSlot(task)
-  if (stuck === undefined) return undefined
-  for (const queued of task.engine.admission.queuedTasks()) if (queued.extra?.expiresIn !== undefined) return undefined
-  return stuck
+  const { admission } = task.engine
+  // A place is free, and it is about to be served.
+  if (admission.hasPlace(task)) return undefined
+  const key = task.extra?.key
+  const needs: Array<Task> = []
+  if (admission.backlog.size === 0) {
+    const active = key === undefined ? undefined : admission.keys.activeOf(key)
+    const stuck: Stuck | undefined = active === undefined ? needsOfSlot(task) : { any: true, needs: [active] }
+    if (stuck === undefined) return undefined
+    needs.push(...stuck.needs)
+  }
+  let first = true
+  for (const queued of admission.queuedTasks()) {
+    if (mustBeCertain(task) && queued.extra?.timer !== undefined) return undefined
+    if (task.has(Flag.BlockedByKey) ? queued.extra?.key === key : first || queued.extra !== undefined)
+      needs.push(queued)
+    // Of those that wait for nothing but a slot, the first in line stands for all.
+    if (queued.extra === undefined) first = false
+  }
+  return { any: true, needs }
 }
 
 const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined => {
@@ -136,7 +157,7 @@ const edges = (waiter: Task, graph: Map<Task, Stuck>): ReadonlyArray<string> => 
     if (stuck === undefined) continue
     const subject = `task "${task.name}" of pool "${task.engine.name}"`
     const ahead = task.engine.admission.keys.ahead(task)
-    const wait = task.engine.waiting.waits.get(task)
+    const wait = task.engine.waiting.waitOf(task)
     if (wait !== undefined) sentences.push(`${subject} waits for ${describe(wait)}`)
     else if (ahead !== undefined && ahead !== "parked")
       sentences.push(`${subject} waits for its key "${task.extra?.key}", held by task "${ahead.name}"`)

@@ -3,7 +3,7 @@
  * and those who wait for it are told.
  */
 import * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
@@ -12,7 +12,7 @@ import { PoolClosed } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
 import { closed, timedOut } from "./errors.ts"
 import type { AnyEffect, AnyExit, Task } from "./Task.ts"
-import { Flag, State } from "./Task.ts"
+import { CurrentTask, Flag, State } from "./Task.ts"
 import { report, Unread } from "./Unread.ts"
 
 export class Ending {
@@ -41,12 +41,15 @@ export class Ending {
   scopeClosed(task: Task, bodyExit: AnyExit): void {
     const outcome = outcomeOf(task, bodyExit)
     const exit = this.translate(task, outcome, bodyExit)
+    const key = task.extra?.key
+    if (key !== undefined && task.state !== State.Settled) this.engine.admission.haltKey(key, outcome)
     const onFailure = task.extra?.onFailure
     if (onFailure === undefined || Exit.isSuccess(exit) || task.state === State.Settled) this.ended(task, outcome, exit)
     else this.tellFailure(task, outcome, exit, handle(onFailure, exit.cause))
   }
 
   tellFailure(task: Task, outcome: Outcome, exit: AnyExit, handler: AnyEffect): void {
+    task.flags |= Flag.Told
     this.lastWord(task, handler, (handling) => {
       if (Exit.isFailure(handling) && isNews(task, handling.cause)) this.report(task, handling.cause)
       this.ended(task, outcome, exit)
@@ -56,9 +59,9 @@ export class Ending {
   /** Runs something on behalf of a task that must not be interrupted; a fiber of its own follows the task's. */
   lastWord(task: Task, effect: AnyEffect, then: (exit: AnyExit) => void): void {
     task.flags |= Flag.Ending
-    const fiber = Effect.runForkWith(task.context ?? this.engine.context)(effect, { uninterruptible: true })
-    task.fiber = fiber
-    fiber.addObserver(then)
+    // It is still the task that works here, and may wait for others.
+    const context = Context.add(task.context ?? this.engine.context, CurrentTask, task)
+    Effect.runForkWith(context)(asTask(task, effect), { uninterruptible: true }).addObserver(then)
   }
 
   /** What the task's exit means to those who wait for it: the pool's own interruptions have names. */
@@ -80,7 +83,7 @@ export class Ending {
     this.engine.slots.leaveSlot(task)
     this.record(task, outcome, exit)
     const key = task.extra?.key
-    if (key !== undefined) this.engine.admission.keyEnded(key, task, outcome)
+    if (key !== undefined) this.engine.admission.keyEnded(key, task)
     if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pump()
     else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
   }
@@ -95,7 +98,8 @@ export class Ending {
     if (Exit.isSuccess(exit)) return
     const onFailure = task.extra?.onFailure
     if (onFailure !== undefined) {
-      if (neverRan || outcome === "abandoned") this.handleOutside(task, context, handle(onFailure, exit.cause))
+      if (neverRan || (outcome === "abandoned" && !task.has(Flag.Told)))
+        this.handleOutside(task, context, handle(onFailure, exit.cause))
     } else if (!task.has(Flag.Read) && isNews(task, exit.cause)) {
       if (task.has(Flag.Handle)) this.unread.add(task, exit.cause, context)
       else report({ pool: this.engine.name, task: task.name, cause: exit.cause, context })
@@ -125,6 +129,13 @@ export class Ending {
     if (task.result !== undefined && Exit.isFailure(task.result)) this.unread.read(task)
   }
 }
+
+/** The effect, run by the task's own fiber. */
+const asTask = (task: Task, effect: AnyEffect): AnyEffect =>
+  Effect.withFiber((fiber) => {
+    task.fiber = fiber
+    return effect
+  })
 
 const join = (exit: AnyExit, finalizer: Exit.Failure<unknown, unknown>): AnyExit =>
   Exit.failCause(Exit.isSuccess(exit) ? finalizer.cause : Cause.combine(exit.cause, finalizer.cause))

@@ -20,7 +20,6 @@ import * as Scheduler from "effect/Scheduler"
 import type { Entry, Registry } from "../../registry/Registry.ts"
 import type { Accounting } from "../Accounting.ts"
 import type { PoolClosed } from "../PoolError.ts"
-import { PoolDeadlock } from "../PoolError.ts"
 import { Admission } from "./Admission.ts"
 import { Books } from "./Books.ts"
 import { Ending } from "./Ending.ts"
@@ -30,7 +29,7 @@ import type { Settings } from "./Settings.ts"
 import { Shutdown } from "./Shutdown.ts"
 import { Slots } from "./Slots.ts"
 import type { AnyEffect, Extra } from "./Task.ts"
-import { Flag, State, Task } from "./Task.ts"
+import { Flag, State, Task, taskOf } from "./Task.ts"
 import { Timers } from "./Timers.ts"
 import { Waiting } from "./Waiting.ts"
 
@@ -105,23 +104,22 @@ export class Engine {
       const task = this.make(fiber, effect, extra, Flag.Read)
       const refusal = this.admission.offer(task)
       if (task.result !== undefined) return resume(task.result)
+      let end: ((instead: AnyEffect | undefined) => void) | undefined
       let refused: PoolClosed | undefined
       if (refusal === "blocked") {
         this.admission.enterBlocked(task)
         task.admitted = (closed) => {
           refused = closed
-          if (closed !== undefined) wait?.end(Exit.fail(closed))
+          if (closed !== undefined) end?.(Exit.fail(closed))
         }
       } else if (refusal !== undefined) return resume(Exit.fail(refusal))
-      let wait: ReturnType<Waiting["observeEnd"]> | undefined
-      wait = this.waiting.observeEnd(fiber, task, resume)
-      if (wait.deadlock) this.withdraw(task, fiber.id)
-      if (refused !== undefined) wait.end(Exit.fail(refused))
+      end = this.waiting.observeEnd(fiber, task, resume, () => this.withdraw(task, fiber.id))
+      if (refused !== undefined) end(Exit.fail(refused))
       return Effect.suspend(() => {
-        wait.end(undefined)
+        end(undefined)
         // Nobody waits for the result any more; should it be a failure after all, it is reported.
         task.flags &= ~Flag.Read
-        return this.cancelAndWait(task, fiber.id)
+        return this.cancelAndWait(task, fiber)
       })
     })
   }
@@ -135,8 +133,7 @@ export class Engine {
     const tasks = effects.map((effect) => this.make(fiber, effect, extra(), Flag.Handle))
     const first = tasks[0]
     if (first !== undefined && this.settings.onFull === "reject" && this.shutdown.isOpen) {
-      const places = this.settings.capacity - this.admission.queued + Math.max(0, this.slots.limit - this.slots.used)
-      if (tasks.length > places) {
+      if (tasks.length > this.admission.placesFor(first)) {
         this.books.refused += tasks.length
         return Effect.fail(full(first, undefined))
       }
@@ -148,7 +145,11 @@ export class Engine {
     }
     return Effect.forEach(tasks, accept, { discard: true }).pipe(
       Effect.as(tasks),
-      Effect.onError(() => Effect.forEach(tasks, (task) => this.cancelAndWait(task, fiber.id), { discard: true }))
+      Effect.onError(() => {
+        // From the last to the first, so that none starts in the place of one before it.
+        for (const task of tasks.toReversed()) this.withdraw(task, fiber.id)
+        return Effect.forEach(tasks, (task) => this.cancelAndWait(task, fiber), { discard: true })
+      })
     )
   }
 
@@ -159,34 +160,22 @@ export class Engine {
       return task.result
     }
     return Effect.callback((resume) => {
-      const wait = this.waiting.observeEnd(fiber, task, resume)
-      return Effect.sync(() => wait.end(undefined))
+      const end = this.waiting.observeEnd(fiber, task, resume, () => {})
+      return Effect.sync(() => end(undefined))
     })
   }
 
   /** Waits until nothing is queued or runs. */
-  awaitIdle(fiber: AnyFiber): AnyEffect {
-    return Effect.callback((resume) => {
-      if (this.waiting.isIdle) return resume(Effect.void)
-      const noted = this.waiting.noteWait(fiber, { _tag: "Idle", engine: this, operation: "awaitIdle" })
-      if (noted instanceof PoolDeadlock) return resume(Effect.die(noted))
-      const waiter = () => {
-        noted()
-        resume(Effect.void)
-      }
-      this.waiting.idleWaiters.add(waiter)
-      return Effect.sync(() => {
-        noted()
-        this.waiting.idleWaiters.delete(waiter)
-      })
-    })
+  awaitIdle(fiber: AnyFiber): Effect.Effect<void> {
+    return Effect.callback((resume) => this.waiting.observeIdle(fiber, resume))
   }
 
   /** Tells a task to stop and waits until it has. That does not count as reading its result. */
-  cancelAndWait(task: Task, by: number): Effect.Effect<void> {
+  cancelAndWait(task: Task, fiber: AnyFiber): Effect.Effect<void> {
     return Effect.callback((resume) => {
-      this.withdraw(task, by)
-      if (task.state !== State.Running) return resume(Effect.void)
+      this.withdraw(task, fiber.id)
+      // A task that cancels itself cannot wait for its own end.
+      if (task.state !== State.Running || taskOf(fiber) === task) return resume(Effect.void)
       const observer = () => {
         resume(Effect.void)
         return false
@@ -203,21 +192,22 @@ export class Engine {
       const refusal = this.admission.offer(task)
       if (refusal !== "blocked") return resume(refusal === undefined ? Exit.succeed(task) : Exit.fail(refusal))
       this.admission.enterBlocked(task)
-      const noted = this.waiting.noteWait(fiber, { _tag: "Admission", task })
-      if (noted instanceof PoolDeadlock) {
+      const leave = this.waiting.note(fiber, { _tag: "Admission", task }, (deadlock) => {
         this.withdraw(task, fiber.id)
-        return resume(Effect.die(noted))
-      }
+        resume(Effect.die(deadlock))
+      })
+      if (leave === undefined) return
       if (task.state !== State.Blocked) {
-        noted()
+        // The wait would have been a deadlock, and the pool let the task go first.
+        leave()
         return resume(Exit.succeed(task))
       }
       task.admitted = (closed) => {
-        noted()
+        leave()
         resume(closed === undefined ? Exit.succeed(task) : Exit.fail(closed))
       }
       return Effect.sync(() => {
-        noted()
+        leave()
         this.withdraw(task, fiber.id)
       })
     })
@@ -231,6 +221,7 @@ export class Engine {
         return
       case State.Blocked:
         this.admission.leaveBlocked(task)
+        this.admission.placeFreed(task.extra?.key)
         if (this.admission.blocked.size > 0) this.slots.pump()
         return
       case State.Running:

@@ -31,6 +31,9 @@ const millis = (operation: string, option: string, input: Duration.Input | undef
   return value ?? invalid(operation, `${option} must be a duration, such as "5 seconds"; got ${String(input)}`)
 }
 
+const isOptional = (value: unknown, type: "string" | "function"): boolean =>
+  value === undefined || typeof value === type
+
 /** What the engine keeps of the options; `undefined` where there is nothing to keep. */
 export const extras = (
   engine: Engine,
@@ -41,6 +44,11 @@ export const extras = (
   if (options === undefined && !engine.registry.watched) return undefined
   const priority = options?.priority ?? 0
   const weight = options?.weight ?? 1
+  if (!isOptional(options?.name, "string")) invalid(operation, `name must be a string, got ${String(options?.name)}`)
+  if (!isOptional(options?.key, "string")) invalid(operation, `key must be a string, got ${String(options?.key)}`)
+  if (!isOptional(options?.onFailure, "function")) {
+    invalid(operation, "onFailure must be a function that returns an Effect")
+  }
   if (!Number.isFinite(priority)) invalid(operation, `priority must be a finite number, got ${priority}`)
   if (!Number.isInteger(weight) || weight < 1) {
     invalid(operation, `weight must be a whole number of at least 1, got ${weight}`)

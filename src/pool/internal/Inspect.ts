@@ -11,7 +11,7 @@ export const waitsFor = (task: Task): string | undefined => {
   const engine = task.engine
   switch (task.state) {
     case State.Running: {
-      const wait = engine.waiting.waits.get(task)
+      const wait = engine.waiting.waitOf(task)
       return wait && describe(wait)
     }
     case State.Blocked:
@@ -23,7 +23,7 @@ export const waitsFor = (task: Task): string | undefined => {
       if (ahead === "parked") return `key "${task.extra?.key}", which a failure parked: resumeKey lets it go on`
       if (ahead !== undefined) return `key "${task.extra?.key}", held by task "${ahead.name}"`
       if (engine.slots.paused) return "the pool, which is paused: resume lets it go on"
-      return engine.slots.hasFreeSlot() ? "its turn" : `a slot (${engine.slots.running.size} running)`
+      return engine.slots.hasSlotFor(task) ? "its turn" : `a slot (${engine.slots.running.size} running)`
     }
     default:
       return undefined

@@ -124,17 +124,24 @@ export class Keys {
     return key.active ?? (key.condition === "open" ? undefined : "parked")
   }
 
+  /** Whether another task of its key runs or stands before it, so that a slot alone would not start it. */
+  isHeldByOther(task: Task): boolean {
+    const name = task.extra?.key
+    const active = name === undefined ? undefined : this.activeOf(name)
+    return active !== undefined && active !== task
+  }
+
+  /** The task whose turn it is in this key: it runs, or stands in the backlog. */
+  activeOf(name: string): Task | undefined {
+    return this.keys.get(name)?.active
+  }
+
   get isEmpty(): boolean {
     return this.keys.size === 0
   }
 
   *tasks(): Generator<Task> {
     for (const key of this.keys.values()) yield* key
-  }
-
-  first(): Task | undefined {
-    for (const key of this.keys.values()) if (key.head !== undefined) return key.head
-    return undefined
   }
 
   firstWaiting(name: string): Task | undefined {

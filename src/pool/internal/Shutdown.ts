@@ -13,9 +13,9 @@ import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import type { Outcome } from "../Accounting.ts"
 import { settled } from "../Accounting.ts"
-import { PoolDeadlock } from "../PoolError.ts"
 import type { ShutdownReport, UnfinishedTask } from "../ShutdownReport.ts"
 import * as Report from "../ShutdownReport.ts"
+import type { Wait } from "./Deadlock.ts"
 import type { Engine } from "./Engine.ts"
 import { waitsFor } from "./Inspect.ts"
 import type { Task } from "./Task.ts"
@@ -30,6 +30,7 @@ export class Shutdown {
   private endedBefore = 0
   private drained = 0
   private dropped = 0
+  private dropping = false
   private refused = 0
   private interrupted: ReadonlyArray<UnfinishedTask> = []
   private abandoned: ReadonlyArray<UnfinishedTask> = []
@@ -52,13 +53,14 @@ export class Shutdown {
   ): Effect.Effect<ShutdownReport> {
     return Effect.callback((resume) => {
       if (this.report !== undefined) return resume(Effect.succeed(this.report))
-      const noted = this.engine.waiting.noteWait(fiber, { _tag: "Idle", engine: this.engine, operation })
-      if (noted instanceof PoolDeadlock) return resume(Effect.die(noted))
+      const wait: Wait = { _tag: "Idle", engine: this.engine, operation }
+      const leave = this.engine.waiting.note(fiber, wait, (deadlock) => resume(Effect.die(deadlock)))
+      if (leave === undefined) return
       this.begin(deadline)
       return this.wait((report) => {
-        noted()
+        leave()
         resume(Effect.succeed(report))
-      }, noted)
+      }, leave)
     })
   }
 
@@ -75,9 +77,17 @@ export class Shutdown {
 
   /** Nothing runs any more: perhaps that was all. */
   progress(): void {
-    if (this.phase === "open" || this.phase === "closed") return
-    if (this.engine.admission.onlyParked) this.dropped += this.engine.admission.dropQueued()
+    if (this.phase === "open" || this.phase === "closed" || this.dropping) return
+    if (this.engine.admission.onlyParked) this.drop()
     if (this.engine.waiting.isIdle) this.complete()
+  }
+
+  /** Drops what is queued. Those who are told may do anything, so nothing is concluded before all of them were. */
+  private drop(): void {
+    this.dropping = true
+    const count = this.engine.admission.dropQueued()
+    this.dropping = false
+    this.dropped += count
   }
 
   /** A task that was abandoned has ended after all. */
@@ -108,16 +118,21 @@ export class Shutdown {
       this.refused = this.engine.admission.refuseBlocked()
       // What was accepted runs, also where somebody had paused the pool.
       this.engine.slots.resume()
-    } else if (this.phase !== "draining" || deadlineAt >= this.deadlineAt) return
-    // The pool may just have been found empty.
-    if (this.isClosed()) return
+    }
+    // Those who were refused or could go on may have closed the pool meanwhile, or asked for an earlier deadline.
+    if (!this.isDraining() || (deadlineAt >= this.deadlineAt && this.timer !== undefined)) return
     this.deadlineAt = deadlineAt
     if (this.timer !== undefined) timers.cancel(this.timer)
     if (deadline <= 0) this.atDeadline()
     else if (deadline !== Number.POSITIVE_INFINITY) this.timer = timers.after(deadline, () => this.atDeadline())
   }
 
-  private isClosed(): boolean {
+  // Functions, since what stands between two looks at the phase may have changed it.
+  private isDraining(): boolean {
+    return this.phase === "draining"
+  }
+
+  get isClosed(): boolean {
     return this.phase === "closed"
   }
 
@@ -127,9 +142,10 @@ export class Shutdown {
     this.timer = undefined
     this.drained = this.endedSoFar()
     this.interrupted = unfinished(engine)
-    this.dropped += engine.admission.dropQueued()
+    engine.slots.stop()
+    this.drop()
     engine.slots.interruptRunning()
-    if (this.isClosed()) return
+    if (this.isClosed) return
     if (engine.waiting.isIdle) return this.complete()
     const grace = engine.settings.shutdownGrace
     if (grace !== Number.POSITIVE_INFINITY) this.timer = engine.timers.after(grace, () => this.atGraceEnd())
@@ -140,7 +156,7 @@ export class Shutdown {
     this.abandoned = unfinished(this.engine)
     this.engine.slots.abandonRunning()
     // Ending the last of them may have completed the shutdown; handlers of onFailure are not waited for any longer.
-    if (!this.isClosed()) this.complete()
+    if (!this.isClosed) this.complete()
   }
 
   private endedSoFar(): number {
@@ -163,6 +179,7 @@ export class Shutdown {
       elapsed: engine.timers.now() - this.beganAt,
       accounting: engine.accounting()
     }
+    engine.waiting.releaseIdle()
     this.announce(report)
   }
 

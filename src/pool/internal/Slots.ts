@@ -12,7 +12,7 @@ import type * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import type { Engine } from "./Engine.ts"
 import { closed } from "./errors.ts"
-import { enter, leave } from "./nesting.ts"
+import { enter, isTooDeep, leave } from "./nesting.ts"
 import type { Extra, Task } from "./Task.ts"
 import { CurrentTask, entry, Flag, State, weightOf } from "./Task.ts"
 import { TaskList } from "./TaskList.ts"
@@ -20,6 +20,9 @@ import { TokenBucket } from "./TokenBucket.ts"
 
 /** How many tasks start in one go before the event loop has a turn. */
 const mostStarts = 2048
+
+/** The entry of a task that starts when the stack has unwound. */
+const laterEntry = Effect.andThen(Effect.yieldNow, entry)
 
 /** A copy of it is a scope of its own, for a tenth of the cost of making one. */
 const emptyScope = Scope.makeUnsafe()
@@ -31,7 +34,8 @@ export class Slots {
   /** Weight that may run: none while the pool is paused. */
   limit: number
   paused = false
-  private concurrency: number
+  private stopped = false
+  concurrency: number
   /** Slots that waiting tasks have lent. */
   private lent = 0
   private pumping = false
@@ -54,6 +58,8 @@ export class Slots {
   }
 
   pause(): void {
+    // A shutdown runs what was accepted.
+    if (!this.engine.shutdown.isOpen) return
     this.paused = true
     this.refreshLimit()
   }
@@ -63,20 +69,25 @@ export class Slots {
     this.refreshLimit()
   }
 
+  /** Starts nothing more: the deadline of the shutdown has passed. */
+  stop(): void {
+    this.stopped = true
+    this.limit = 0
+  }
+
   lend(slots: number): void {
     this.lent += slots
     this.refreshLimit()
   }
 
   refreshLimit(): void {
-    this.limit = this.paused ? 0 : this.concurrency + this.lent
+    this.limit = this.paused || this.stopped ? 0 : this.concurrency + this.lent
     this.pump()
   }
 
-  /** Whether the next in line could start, so that no wait for a slot is in vain. */
-  hasFreeSlot(): boolean {
-    const first = this.engine.admission.backlog.first()
-    return first === undefined ? this.used < this.limit : this.fits(first)
+  /** Whether a waiting task could start, or one in line before it, so that no wait for a slot is in vain. */
+  hasSlotFor(task: Task): boolean {
+    return this.fits(this.engine.admission.backlog.first() ?? task)
   }
 
   /** A task heavier than the whole pool runs alone. */
@@ -123,11 +134,14 @@ export class Slots {
         if (!this.fits(task) || !this.takeToken()) break
         this.engine.admission.backlog.remove(task)
         this.engine.clearTimer(task)
-        this.start(task)
+        this.occupy(task)
+        // Who waits for the place comes before what the task itself may submit when it starts.
         this.engine.admission.placeFreed(task.extra?.key)
+        this.launch(task)
       }
     }
     this.pumping = false
+    this.engine.waiting.recheck()
     if (this.running.size === 0) this.engine.waiting.becameEmpty()
   }
 
@@ -149,9 +163,19 @@ export class Slots {
   }
 
   start(task: Task): void {
+    this.occupy(task)
+    this.launch(task)
+  }
+
+  private occupy(task: Task): void {
     task.state = State.Running
     this.running.push(task)
     this.used += weightOf(task)
+  }
+
+  private launch(task: Task): void {
+    // Between taking the slot and here others may have run: abandoned, it must not begin any more.
+    if (task.state !== State.Running) return
     const scope: Scope.Closeable = { ...emptyScope }
     // A task keeps the context of its submitter until it is released, at its end.
     const submitter = task.context as Context.Context<never>
@@ -162,14 +186,24 @@ export class Slots {
     )
     const extra = task.extra
     if (extra?.timeout !== undefined) this.timeOutAfter(task, extra, extra.timeout)
-    enter()
-    const fiber = Effect.runForkWith(context)(entry)
-    leave()
+    const fiber = this.fork(context)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) this.engine.ending.bodyEnded(task, scope, exit)
     else {
       task.fiber = fiber
       this.followBody(task, scope, fiber)
+      // It was cancelled before it had a fiber.
+      if (task.has(Flag.Overrunning)) fiber.interruptUnsafe()
+    }
+  }
+
+  private fork(context: Context.Context<never>): Fiber.Fiber<unknown, unknown> {
+    if (isTooDeep()) return Effect.runForkWith(context)(laterEntry)
+    enter()
+    try {
+      return Effect.runForkWith(context)(entry)
+    } finally {
+      leave()
     }
   }
 
@@ -182,7 +216,8 @@ export class Slots {
   timeOutAfter(task: Task, extra: Extra, timeout: number): void {
     extra.timer = this.engine.timers.after(timeout, () => {
       extra.timer = undefined
-      task.flags |= Flag.TimedOut
+      // What was told to stop before has not timed out.
+      if (!task.has(Flag.Overrunning)) task.flags |= Flag.TimedOut
       this.interrupt(task, undefined)
     })
   }
@@ -209,7 +244,16 @@ export class Slots {
     if (task.has(Flag.Overrunning | Flag.Ending)) return
     task.flags |= Flag.Overrunning
     this.engine.books.overrunning++
-    task.fiber?.interruptUnsafe(by)
+    // What it waits for may be cancelled in turn, and so on: a long chain must not fill the stack.
+    if (isTooDeep()) this.engine.dispatcher.scheduleTask(() => task.fiber?.interruptUnsafe(by), 0)
+    else {
+      enter()
+      try {
+        task.fiber?.interruptUnsafe(by)
+      } finally {
+        leave()
+      }
+    }
   }
 
   leaveSlot(task: Task): void {

@@ -44,7 +44,9 @@ export const Flag = {
   /** Somebody saw the result, or waits for it and will. */
   Read: 32,
   /** Its producer waits for a place among the tasks of its key, not for one in the whole backlog. */
-  BlockedByKey: 64
+  BlockedByKey: 64,
+  /** Its `onFailure` has been called. */
+  Told: 128
 } as const
 
 /** What a task carries only when an option or a watched registry asks for it. */
@@ -126,7 +128,7 @@ export class Task {
   }
 
   get cancel(): Effect.Effect<void> {
-    return Effect.withFiber((fiber) => this.engine.cancelAndWait(this, fiber.id))
+    return Effect.withFiber((fiber) => this.engine.cancelAndWait(this, fiber))
   }
 
   has(flag: number): boolean {

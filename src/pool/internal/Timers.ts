@@ -74,8 +74,12 @@ export class Timers {
       const now = Math.max(this.now(), Math.min(this.wakesAt, this.now() + 1))
       this.sleeper = undefined
       this.wakesAt = Number.POSITIVE_INFINITY
-      this.fireDue(now)
-      this.arm()
+      // Whatever one of them does, the others have their turn.
+      try {
+        this.fireDue(now)
+      } finally {
+        this.arm()
+      }
     })
   }
 

@@ -15,19 +15,37 @@ import { taskOf } from "./Task.ts"
 type AnyFiber = Fiber.Fiber<unknown, unknown>
 export type Resume = (effect: AnyEffect) => void
 
+/** A note of what a task waits for. */
+interface Note {
+  readonly wait: Wait
+  /** Ends the wait because it is part of a circle. */
+  readonly abort: (deadlock: PoolDeadlock) => void
+  /** The pools that have lent a slot until the wait is over. */
+  readonly lenders: Array<Engine>
+}
+
 export class Waiting {
+  private readonly idleWaiters = new Set<() => void>()
   /** What the running tasks wait for whose own fiber waits for a task, a place or an idle pool. */
-  readonly waits = new Map<Task, Wait>()
-  readonly idleWaiters = new Set<() => void>()
+  private readonly notes = new Map<Task, Note>()
   private readonly engine: Engine
 
   constructor(engine: Engine) {
     this.engine = engine
   }
 
+  /** How many of the running tasks wait. */
+  get size(): number {
+    return this.notes.size
+  }
+
+  waitOf(task: Task): Wait | undefined {
+    return this.notes.get(task)?.wait
+  }
+
   /** The task has ended: it waits for nothing any more. */
   forget(task: Task): void {
-    if (this.waits.size > 0) this.waits.delete(task)
+    if (this.notes.size > 0) this.notes.delete(task)
   }
 
   get isIdle(): boolean {
@@ -38,44 +56,69 @@ export class Waiting {
 
   /** Nothing runs: perhaps the pool is idle, or its shutdown can go on. */
   becameEmpty(): void {
-    if (this.idleWaiters.size > 0 && this.isIdle) {
-      for (const waiter of [...this.idleWaiters]) {
-        this.idleWaiters.delete(waiter)
-        waiter()
-      }
-    }
+    if (this.idleWaiters.size > 0 && this.isIdle) this.releaseIdle()
     if (!this.engine.shutdown.isOpen) this.engine.shutdown.progress()
   }
 
-  /** Resumes the fiber with the task's result. `end` gives up the wait, and resumes with something else where it is given. */
+  /** Lets those go on who wait for the pool to be idle. */
+  releaseIdle(): void {
+    for (const waiter of [...this.idleWaiters]) {
+      this.idleWaiters.delete(waiter)
+      waiter()
+    }
+  }
+
+  /** Resumes the fiber when the pool is idle. */
+  observeIdle(fiber: AnyFiber, resume: (effect: Effect.Effect<void>) => void): Effect.Effect<void> | void {
+    if (this.isIdle || this.engine.shutdown.isClosed) return resume(Effect.void)
+    let leave: (() => void) | undefined
+    const waiter = () => {
+      leave?.()
+      resume(Effect.void)
+    }
+    leave = this.note(fiber, { _tag: "Idle", engine: this.engine, operation: "awaitIdle" }, (deadlock) => {
+      this.idleWaiters.delete(waiter)
+      resume(Effect.die(deadlock))
+    })
+    if (leave === undefined) return
+    this.idleWaiters.add(waiter)
+    return Effect.sync(() => {
+      leave?.()
+      this.idleWaiters.delete(waiter)
+    })
+  }
+
+  /**
+   * Resumes the fiber with the task's result, or kills it when that is a deadlock, after `withdraw`. The returned function
+   * gives up the wait, and resumes with something else where that is given.
+   */
   observeEnd(
     fiber: AnyFiber,
     task: Task,
-    resume: Resume
-  ): { readonly deadlock: boolean; readonly end: (instead: AnyEffect | undefined) => void } {
-    const noted = this.noteWait(fiber, { _tag: "Task", task })
-    if (noted instanceof PoolDeadlock) {
-      resume(Effect.die(noted))
-      return { deadlock: true, end: () => {} }
-    }
+    resume: Resume,
+    withdraw: () => void
+  ): (instead: AnyEffect | undefined) => void {
     const ended = (exit: AnyExit) => {
-      noted()
+      leave?.()
       this.resumeWaiter(resume, exit)
       return true
     }
+    const leave = this.note(fiber, { _tag: "Task", task }, (deadlock) => {
+      task.unobserve(ended)
+      withdraw()
+      resume(Effect.die(deadlock))
+    })
+    if (leave === undefined) return () => {}
     if (task.result === undefined) task.observe(ended)
     else {
       // The wait would have been a deadlock, and the pool let the task go first.
       this.engine.ending.read(task)
       ended(task.result)
     }
-    return {
-      deadlock: false,
-      end: (instead) => {
-        noted()
-        task.unobserve(ended)
-        if (instead !== undefined) resume(instead)
-      }
+    return (instead) => {
+      leave()
+      task.unobserve(ended)
+      if (instead !== undefined) resume(instead)
     }
   }
 
@@ -85,27 +128,60 @@ export class Waiting {
       this.engine.dispatcher.scheduleTask(() => resume(exit), 0)
     } else {
       enter()
-      resume(exit)
-      leave()
+      try {
+        resume(exit)
+      } finally {
+        leave()
+      }
     }
   }
 
-  /** Notes what the fiber of a task waits for; the returned function ends the note. Other fibers are not noted. */
-  noteWait(fiber: AnyFiber, wait: Wait): PoolDeadlock | (() => void) {
+  /**
+   * Notes what the fiber of a task waits for; the returned function ends the note. When that closes a circle out of which
+   * there is no way, `abort` is called, at once or when something else than a wait has closed it, and at once the answer is
+   * `undefined`. Other fibers are not noted.
+   */
+  note(fiber: AnyFiber, wait: Wait, abort: Note["abort"]): (() => void) | undefined {
     const waiter = taskOf(fiber)
     if (waiter === undefined) return () => {}
-    const lenders: Array<Engine> = []
-    const { waits } = waiter.engine.waiting
-    waits.set(waiter, wait)
-    const leave = () => {
-      if (waits.get(waiter) === wait) waits.delete(waiter)
-      for (let lender = lenders.pop(); lender !== undefined; lender = lenders.pop()) lender.slots.lend(-1)
+    const { notes } = waiter.engine.waiting
+    const note: Note = { wait, abort, lenders: [] }
+    const leave = () => waiter.engine.waiting.endNote(waiter, note)
+    notes.set(waiter, note)
+    const deadlock = this.resolve(waiter, note)
+    if (deadlock === undefined) return leave
+    leave()
+    abort(deadlock)
+    return undefined
+  }
+
+  /**
+   * The pool could start nothing more. Perhaps all that runs waits in a circle that something else than a wait has closed: a
+   * task that ended, a pool that went on after a pause or has fewer slots now.
+   */
+  recheck(): void {
+    if (this.notes.size === 0 || this.notes.size < this.engine.slots.running.size) return
+    for (const [waiter, note] of [...this.notes]) {
+      if (this.notes.get(waiter) !== note) continue
+      const deadlock = this.resolve(waiter, note)
+      if (deadlock === undefined) continue
+      this.endNote(waiter, note)
+      note.abort(deadlock)
+      return
     }
+  }
+
+  private endNote(waiter: Task, note: Note): void {
+    if (this.notes.get(waiter) === note) this.notes.delete(waiter)
+    for (let lender = note.lenders.pop(); lender !== undefined; lender = note.lenders.pop()) lender.slots.lend(-1)
+  }
+
+  /** Looks whether the wait closes a circle, and lets tasks go on where their pools allow it, until it does not. */
+  private resolve(waiter: Task, note: Note): PoolDeadlock | undefined {
     while (true) {
       const deadlock = findDeadlock(waiter)
-      if (deadlock === undefined) return leave
-      if (!deadlock.starved.some((task) => task.engine.waiting.help(task, lenders))) {
-        leave()
+      if (deadlock === undefined) return undefined
+      if (!deadlock.starved.some((task) => task.engine.waiting.help(task, note.lenders))) {
         return new PoolDeadlock({ pool: waiter.engine.name, task: waiter.name, edges: deadlock.edges })
       }
     }
@@ -118,7 +194,7 @@ export class Waiting {
     // A lent slot does not help a task that waits for its key, nor one too heavy for it.
     if (
       policy === "inline" ||
-      this.engine.admission.keys.ahead(task) !== undefined ||
+      this.engine.admission.keys.isHeldByOther(task) ||
       this.engine.slots.bucket !== undefined
     ) {
       this.engine.slots.startOutOfTurn(task)

@@ -1,0 +1,5 @@
+import type { Bench } from "./harness.ts"
+import { benches as pool } from "./pool.ts"
+
+/** What `npm run bench -- NAME` runs. */
+export const suites: Readonly<Record<string, ReadonlyArray<Bench>>> = { pool }
