@@ -44,7 +44,7 @@ const formatEntry = (entry: Entry): string => {
   const counts = entry.counts().filter(([name, count]) => count !== 0 || name === "running" || name === "queued")
   const tasks = entry.tasks()
   const lines = [
-    `${entry.kind} "${entry.name}": ${counts.map(([name, count]) => `${count} ${name}`).join(", ")}`,
+    `${entry.kind} "${entry.name}" (${entry.notes().join(", ")}): ${counts.map(([name, count]) => `${count} ${name}`).join(", ")}`,
     ...tasks.slice(0, mostTasks).map((task) => `  ${formatTask(task)}`)
   ]
   if (tasks.length > mostTasks) lines.push(`  … and ${tasks.length - mostTasks} more`)

@@ -44,9 +44,9 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { Accounting } from "./Accounting.ts"
 import { calledFrom, callSite } from "./internal/CallSite.ts"
-import type { PoolClosed, RefusedBy } from "./PoolError.ts"
+import type { PoolClosed } from "./PoolError.ts"
 import type { ShutdownReport } from "./ShutdownReport.ts"
-import type { Ended } from "./WorkerPool.ts"
+import type { Ended, Refused } from "./WorkerPool.ts"
 import { open } from "./WorkerPool.ts"
 
 /** What is done with work that comes while `maxInFlight` are in flight. */
@@ -71,11 +71,11 @@ export interface Supervisor<out P extends OnFull = "suspend"> {
     <A, R, R2 = never>(
       effect: Effect.Effect<A, never, R>,
       options?: ForkOptions & { readonly onFailure?: OnFailure<P, never, R2> }
-    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
+    ): Effect.Effect<void, Refused<P>, Exclude<R | R2, Scope.Scope>>
     <A, E, R, R2 = never>(
       effect: Effect.Effect<A, E, R>,
       options: ForkOptions & { readonly onFailure: OnFailure<P, E, R2> }
-    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
+    ): Effect.Effect<void, Refused<P>, Exclude<R | R2, Scope.Scope>>
   }
   readonly accounting: Effect.Effect<Accounting>
   /** Waits until nothing is in flight. Admission stays open. */

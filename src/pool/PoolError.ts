@@ -114,20 +114,20 @@ export class InvalidOption extends Schema.TaggedError<InvalidOption>("millrace/I
   }
 }
 
-/** What `submit` itself can fail with, by policy. */
+/** What `submit` can fail with beside `PoolClosed`, by policy. */
 export interface RefusedBy {
-  readonly suspend: PoolClosed
-  readonly reject: PoolClosed | PoolFull
-  readonly dropNewest: PoolClosed
-  readonly dropOldest: PoolClosed
+  readonly suspend: never
+  readonly reject: PoolFull
+  readonly dropNewest: never
+  readonly dropOldest: never
 }
 
-/** What the pool can end an accepted task with, by policy. */
+/** What the pool can end an accepted task with beside `PoolClosed`, by policy. */
 export interface EndedBy {
-  readonly suspend: PoolClosed
-  readonly reject: PoolClosed
-  readonly dropNewest: PoolClosed | TaskDropped
-  readonly dropOldest: PoolClosed | TaskDropped
+  readonly suspend: never
+  readonly reject: never
+  readonly dropNewest: TaskDropped
+  readonly dropOldest: TaskDropped
 }
 
 /** What the pool can end a keyed task with, by what it does when a key fails. */

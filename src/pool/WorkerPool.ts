@@ -76,7 +76,7 @@ import type { OnDeadlock, OnFull, OnKeyFailure } from "./internal/Settings.ts"
 import * as Settings from "./internal/Settings.ts"
 import type { AnyEffect } from "./internal/Task.ts"
 import { Fork, Run, Submit } from "./internal/Verb.ts"
-import type { EndedBy, EndedByKey, RefusedBy, TaskExpired, TaskTimedOut } from "./PoolError.ts"
+import type { EndedBy, EndedByKey, PoolClosed, RefusedBy, TaskExpired, TaskTimedOut } from "./PoolError.ts"
 import { InvalidOption } from "./PoolError.ts"
 import type { ShutdownReport } from "./ShutdownReport.ts"
 import type { TaskHandle } from "./TaskHandle.ts"
@@ -104,8 +104,15 @@ type Span = Duration.Input | undefined
 /** An option that was given adds its error to the type; the literal `undefined` means that it was not. */
 type Given<T, Err> = [T] extends [undefined] ? never : Err
 
+/**
+ * What `submit` itself may fail with, by the policy `P`. `PoolClosed` stands apart, so that code which is generic over the
+ * policy can catch it.
+ */
+export type Refused<P extends OnFull> = PoolClosed | RefusedBy[P]
+
 /** What the pool may end an accepted task with, by its policies (`P`, `K`) and the task's `timeout` (`T`) and `expiresIn` (`X`). */
 export type Ended<P extends OnFull, K extends OnKeyFailure, T, X> =
+  | PoolClosed
   | EndedBy[P]
   | EndedByKey[K]
   | Given<T, TaskTimedOut>
@@ -152,7 +159,7 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
   readonly submit: <A, E, R, T extends Span = undefined, X extends Span = undefined>(
     effect: Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
-  ) => Effect.Effect<TaskHandle<A, E | Ended<P, K, T, X>>, RefusedBy[P], Exclude<R, Scope.Scope>>
+  ) => Effect.Effect<TaskHandle<A, E | Ended<P, K, T, X>>, Refused<P>, Exclude<R, Scope.Scope>>
 
   /**
    * Accepts the work and waits for its result. Interrupting the caller cancels the task, wherever it is, and waits until its
@@ -161,7 +168,7 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
   readonly run: <A, E, R, T extends Span = undefined, X extends Span = undefined>(
     effect: Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
-  ) => Effect.Effect<A, E | RefusedBy[P] | Ended<P, K, T, X>, Exclude<R, Scope.Scope>>
+  ) => Effect.Effect<A, E | Refused<P> | Ended<P, K, T, X>, Exclude<R, Scope.Scope>>
 
   /**
    * Accepts work that nobody waits for. It cannot fail, or `onFailure` hears of it: also of what the pool dropped, expired
@@ -176,13 +183,13 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
       options?: TaskOptions<T, X> & {
         readonly onFailure?: (cause: Cause.Cause<Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
       }
-    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
+    ): Effect.Effect<void, Refused<P>, Exclude<R | R2, Scope.Scope>>
     <A, E, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
       effect: Effect.Effect<A, E, R>,
       options: TaskOptions<T, X> & {
         readonly onFailure: (cause: Cause.Cause<E | Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
       }
-    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope>>
+    ): Effect.Effect<void, Refused<P>, Exclude<R | R2, Scope.Scope>>
   }
 
   /**
@@ -192,17 +199,19 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
   readonly submitAll: <A, E, R, T extends Span = undefined, X extends Span = undefined>(
     effects: Iterable<Effect.Effect<A, E, R>>,
     options?: SubmitOptions<NoInfer<E>, T, X>
-  ) => Effect.Effect<ReadonlyArray<TaskHandle<A, E | Ended<P, K, T, X>>>, RefusedBy[P], Exclude<R, Scope.Scope>>
+  ) => Effect.Effect<ReadonlyArray<TaskHandle<A, E | Ended<P, K, T, X>>>, Refused<P>, Exclude<R, Scope.Scope>>
 
   /**
    * Runs `f` over the items through the pool and returns the results in the order of the items. The first failure cancels
-   * the rest. Of an endless or very long iterable at most twice `concurrency` items are in the pool at a time.
+   * the rest. It takes the items as it goes: at most twice `concurrency` of them are in the pool at a time.
+   *
+   * Do not call it inside a task of the same pool: it waits in fibers of its own, in which a deadlock is not found.
    */
   readonly map: <I, A, E, R, T extends Span = undefined, X extends Span = undefined>(
     items: Iterable<I>,
     f: (item: I, index: number) => Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
-  ) => Effect.Effect<Array<A>, E | RefusedBy[P] | Ended<P, K, T, X>, Exclude<R, Scope.Scope>>
+  ) => Effect.Effect<Array<A>, E | Refused<P> | Ended<P, K, T, X>, Exclude<R, Scope.Scope>>
 
   /**
    * The same for a stream, to be piped: `files.pipe(pool.mapStream(hash))`. Results keep the order of the stream.
@@ -215,7 +224,7 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
     options?: SubmitOptions<NoInfer<E>, T, X>
   ) => <E2, R2>(
     stream: Stream.Stream<I, E2, R2>
-  ) => Stream.Stream<A, E | E2 | RefusedBy[P] | Ended<P, K, T, X>, Exclude<R, Scope.Scope> | R2>
+  ) => Stream.Stream<A, E | E2 | Refused<P> | Ended<P, K, T, X>, Exclude<R, Scope.Scope> | R2>
 
   /** Where every task has gone, at this instant. */
   readonly accounting: Effect.Effect<Accounting>
@@ -273,10 +282,52 @@ export interface Options<out P extends OnFull = OnFull, out K extends OnKeyFailu
   readonly onShutdown?: ((report: ShutdownReport) => Effect.Effect<unknown>) | undefined
 }
 
+/**
+ * Like `Effect.forEach` with a concurrency, but it takes the items one by one as it goes, so they may be very many; and it
+ * lets go of the iterator when it ends early.
+ */
+const mapInOrder = <I, A, E, R>(
+  items: Iterable<I>,
+  concurrency: () => number,
+  f: (item: I, index: number) => Effect.Effect<A, E, R>
+): Effect.Effect<Array<A>, E, R> =>
+  Effect.suspend(() => {
+    const iterator = items[Symbol.iterator]()
+    const results: Array<A> = []
+    let taken = 0
+    let exhausted = false
+    const loop = Effect.gen(function* () {
+      while (!exhausted) {
+        const next = iterator.next()
+        if (next.done) {
+          exhausted = true
+          return
+        }
+        const index = taken++
+        results[index] = yield* f(next.value, index)
+      }
+    })
+    return Effect.forEach(Array.from({ length: concurrency() }), () => loop, {
+      concurrency: "unbounded",
+      discard: true
+    }).pipe(
+      Effect.as(results),
+      Effect.ensuring(
+        Effect.sync(() => {
+          if (!exhausted) iterator.return?.()
+        })
+      )
+    )
+  })
+
 /** A pool around an engine. The engine is untyped; what the signatures here promise is what it does. */
 const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): WorkerPool<P, K> => {
   const { settings } = engine
-  const bound = () => Math.max(1, Math.min(2 * settings.concurrency, settings.concurrency + settings.capacity))
+  /** Enough to keep every slot busy, and no more than the pool has room for. */
+  const bound = () => {
+    const { concurrency } = engine.slots
+    return Math.max(1, Math.min(2 * concurrency, concurrency + settings.capacity))
+  }
   type AnyOptions = SubmitOptions<never> & { readonly onFailure?: (cause: Cause.Cause<never>) => unknown }
 
   /** The requirements are met by the submitter's context, with which the task runs; a schedule takes the effect's own error. */
@@ -306,17 +357,12 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
     }) as WorkerPool<P, K>["submitAll"],
     map: (items, f, options) => {
       const site = callSite()
-      return Effect.suspend(() =>
-        Effect.forEach(
-          items,
-          (item, index) =>
-            calledFrom(site, () =>
-              run(
-                Effect.suspend(() => f(item, index)),
-                options
-              )
-            ),
-          { concurrency: bound() }
+      return mapInOrder(items, bound, (item, index) =>
+        calledFrom(site, () =>
+          run(
+            Effect.suspend(() => f(item, index)),
+            options
+          )
         )
       )
     },
@@ -416,24 +462,24 @@ export interface ServiceClass<
   readonly submit: <A, E, R, T extends Span = undefined, X extends Span = undefined>(
     effect: Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
-  ) => Effect.Effect<TaskHandle<A, E | Ended<P, K, T, X>>, RefusedBy[P], Exclude<R, Scope.Scope> | Self>
+  ) => Effect.Effect<TaskHandle<A, E | Ended<P, K, T, X>>, Refused<P>, Exclude<R, Scope.Scope> | Self>
   readonly run: <A, E, R, T extends Span = undefined, X extends Span = undefined>(
     effect: Effect.Effect<A, E, R>,
     options?: SubmitOptions<NoInfer<E>, T, X>
-  ) => Effect.Effect<A, E | RefusedBy[P] | Ended<P, K, T, X>, Exclude<R, Scope.Scope> | Self>
+  ) => Effect.Effect<A, E | Refused<P> | Ended<P, K, T, X>, Exclude<R, Scope.Scope> | Self>
   readonly fork: {
     <A, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
       effect: Effect.Effect<A, never, R>,
       options?: TaskOptions<T, X> & {
         readonly onFailure?: (cause: Cause.Cause<Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
       }
-    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope> | Self>
+    ): Effect.Effect<void, Refused<P>, Exclude<R | R2, Scope.Scope> | Self>
     <A, E, R, R2 = never, T extends Span = undefined, X extends Span = undefined>(
       effect: Effect.Effect<A, E, R>,
       options: TaskOptions<T, X> & {
         readonly onFailure: (cause: Cause.Cause<E | Ended<P, K, T, X>>) => Effect.Effect<unknown, never, R2>
       }
-    ): Effect.Effect<void, RefusedBy[P], Exclude<R | R2, Scope.Scope> | Self>
+    ): Effect.Effect<void, Refused<P>, Exclude<R | R2, Scope.Scope> | Self>
   }
 }
 

@@ -59,6 +59,8 @@ export interface Entry {
   /** Numbers by name, in the order in which a person wants to read them. */
   readonly counts: () => ReadonlyArray<readonly [name: string, count: number]>
   readonly tasks: () => ReadonlyArray<TaskInfo>
+  /** What else a person should know, such as "paused", each in a few words. */
+  readonly notes: () => ReadonlyArray<string>
 }
 
 /** What happened to an entry, for those that {@link watch}. */

@@ -38,7 +38,7 @@ describe("registry", () => {
       })
       for (const task of found.values()) assert.match(task.site ?? "", /test\/pool\/registry\.test\.ts:\d+:\d+$/)
       const text = yield* TaskDump.dump
-      assert.include(text, 'WorkerPool "p": 3 accepted, 2 queued, 1 running, 1 blocked')
+      assert.include(text, 'WorkerPool "p" (1 of 1 slots, backlog 2 of 2): 3 accepted, 2 queued, 1 running, 1 blocked')
       assert.match(
         text,
         /running {5}outer {2}\(p#1\) {2}3\.0 s old {2}waits for task "inner" of pool "other" {2}submitted at /

@@ -24,7 +24,7 @@ import { Admission } from "./Admission.ts"
 import { Books } from "./Books.ts"
 import { Ending } from "./Ending.ts"
 import { full } from "./errors.ts"
-import { taskInfos } from "./Inspect.ts"
+import { notes, taskInfos } from "./Inspect.ts"
 import type { Settings } from "./Settings.ts"
 import { Shutdown } from "./Shutdown.ts"
 import { Slots } from "./Slots.ts"
@@ -68,7 +68,8 @@ export class Engine {
       kind,
       name: settings.name,
       counts: () => Object.entries(this.accounting()),
-      tasks: () => taskInfos(this)
+      tasks: () => taskInfos(this),
+      notes: () => notes(this)
     }
     registry.open(this.entry)
   }

@@ -23,6 +23,7 @@ export const waitsFor = (task: Task): string | undefined => {
       if (ahead === "parked") return `key "${task.extra?.key}", which a failure parked: resumeKey lets it go on`
       if (ahead !== undefined) return `key "${task.extra?.key}", held by task "${ahead.name}"`
       if (engine.slots.paused) return "the pool, which is paused: resume lets it go on"
+      if (engine.slots.bucket !== undefined && engine.slots.hasSlotFor(task)) return "the rate limit"
       return engine.slots.hasSlotFor(task) ? "its turn" : `a slot (${engine.slots.running.size} running)`
     }
     default:
@@ -46,6 +47,19 @@ const info = (task: Task, now: number): TaskInfo => ({
   waitsFor: waitsFor(task),
   site: task.extra?.site
 })
+
+/** What a person should know of the pool before looking at its tasks. */
+export const notes = (engine: Engine): ReadonlyArray<string> => {
+  const { admission, settings, shutdown, slots } = engine
+  const halted = [...admission.keys.halted()]
+  return [
+    `${slots.used} of ${slots.concurrency} slots`,
+    `backlog ${admission.queued} of ${settings.capacity}`,
+    ...(slots.paused ? ["paused"] : []),
+    ...(shutdown.isOpen ? [] : ["closing"]),
+    ...(halted.length === 0 ? [] : [`${halted.length} keys halted by failures, such as "${halted[0]?.[0]}"`])
+  ]
+}
 
 export const taskInfos = (engine: Engine): ReadonlyArray<TaskInfo> => {
   const now = engine.timers.now()

@@ -193,8 +193,9 @@ export class Shutdown {
       if (this.report !== undefined) return
       this.report = report
       this.engine.leave(report)
-      for (const waiter of [...this.waiters]) waiter(report)
+      const waiters = [...this.waiters]
       this.waiters.clear()
+      for (const waiter of waiters) waiter(report)
     }
     if (onShutdown === undefined) {
       this.engine.runInPool(log)

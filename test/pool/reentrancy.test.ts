@@ -1,0 +1,409 @@
+/**
+ * Whoever is told of something may do anything at once: submit, cancel, resume a key, shut the pool down. Each of these
+ * was found by trying to break the pool.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Effect, Exit, Fiber, Option } from "effect"
+import { TestClock } from "effect/testing"
+import { Registry, WorkerPool } from "millrace"
+import { whileTimePasses } from "millrace/testing"
+import { balanced, gate, logged } from "./support.ts"
+
+describe("those who hear of a failure", () => {
+  it.effect("may resume the key that it parked", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onKeyFailure: "park" })
+      const work = yield* gate
+      const failing = yield* pool.submit(Effect.andThen(work.pass, Effect.fail("no")), { key: "k" })
+      const behind = yield* pool.submit(Effect.succeed("behind"), { key: "k" })
+      const resuming = yield* Effect.forkChild(
+        Effect.catch(failing.await, () => pool.resumeKey("k")),
+        { startImmediately: true }
+      )
+      yield* work.open
+      yield* Fiber.join(resuming)
+      assert.strictEqual(yield* behind.await, "behind")
+
+      yield* pool.fork(Effect.fail("no"), { key: "l", onFailure: () => pool.resumeKey("l") })
+      assert.strictEqual(yield* pool.run(Effect.succeed("after onFailure"), { key: "l" }), "after onFailure")
+    })
+  )
+
+  it.effect("may use the pool: onFailure and finalizers wait as the task that they belong to", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const heard: Array<string> = []
+      const tell = Effect.map(Effect.exit(pool.run(Effect.succeed(1))), (exit) =>
+        heard.push(Exit.isFailure(exit) ? (String(Cause.squash(exit.cause)).split(":")[0] ?? "") : "ran")
+      )
+      yield* pool.fork(Effect.fail("no"), { onFailure: () => tell })
+      yield* pool.awaitIdle
+      yield* pool.fork(Effect.addFinalizer(() => tell))
+      yield* pool.awaitIdle
+      // Its own slot is the only one: a deadlock, found and survived.
+      assert.deepStrictEqual(heard, ["millrace/PoolDeadlock", "millrace/PoolDeadlock"])
+      assert.strictEqual(yield* pool.run(Effect.succeed("free")), "free")
+    })
+  )
+
+  it.effect("are told once, also when the shutdown gives up their task meanwhile", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, shutdownGrace: "1 second" })
+      let told = 0
+      yield* pool.fork(Effect.fail("no"), {
+        onFailure: () =>
+          Effect.andThen(
+            Effect.sync(() => told++),
+            Effect.never
+          )
+      })
+      const report = yield* whileTimePasses(pool.shutdown({ deadline: 0 }))
+      assert.strictEqual(report.abandoned.length, 1)
+      assert.strictEqual(told, 1)
+    })
+  )
+})
+
+describe("shutdown, with others at work", () => {
+  it.effect("lets those go who wait for an idle pool, also when its last task was abandoned", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, shutdownGrace: 0 })
+      yield* pool.submit(Effect.uninterruptible(Effect.never))
+      const idle = yield* Effect.forkChild(pool.awaitIdle, { startImmediately: true })
+      yield* whileTimePasses(pool.shutdown({ deadline: 0 }))
+      yield* Fiber.join(idle)
+    })
+  )
+
+  it.effect("an earlier deadline asked for while it begins is kept", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1, shutdownGrace: "1 second" })
+      yield* pool.submit(Effect.uninterruptible(Effect.never))
+      yield* pool.submit(Effect.void)
+      yield* Effect.forkChild(
+        Effect.catchTag(pool.submit(Effect.void), "PoolClosed", () => pool.shutdown({ deadline: 0 })),
+        { startImmediately: true }
+      )
+      const report = yield* whileTimePasses(pool.drain)
+      assert.deepInclude(report, { dropped: 1 })
+      assert.strictEqual(report.abandoned.length, 1)
+    })
+  )
+
+  it.effect("counts what it drops, whatever those do who are told, and hands the report on once", () =>
+    Effect.gen(function* () {
+      const reports: Array<WorkerPool.ShutdownReport> = []
+      const pool = yield* WorkerPool.make({
+        name: "p",
+        concurrency: 1,
+        onKeyFailure: "park",
+        onShutdown: (report) => Effect.sync(() => reports.push(report))
+      })
+      const onFailure = () => Effect.void
+      yield* pool.fork(Effect.fail("no"), { key: "k", onFailure })
+      yield* pool.fork(Effect.void, { key: "k", onFailure })
+      yield* pool.fork(Effect.void, { key: "k", onFailure })
+      const report = yield* pool.drain
+      assert.deepInclude(report, { drained: 0, dropped: 2 })
+      assert.strictEqual(report.accounting.dropped, 2)
+      assert.isFalse(WorkerPool.isClean(report))
+      assert.strictEqual(reports.length, 1)
+    })
+  )
+
+  it.effect("starts nothing after the deadline, although tasks end while it drops", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
+      const ran: Array<number> = []
+      yield* pool.submit(Effect.never)
+      const later: { handle?: WorkerPool.TaskHandle<void, WorkerPool.PoolClosed> } = {}
+      yield* pool.submit(
+        Effect.andThen(
+          Effect.sleep(1),
+          Effect.suspend(() => later.handle?.await ?? Effect.void)
+        )
+      )
+      later.handle = yield* pool.submit(Effect.void)
+      yield* Effect.forEach([1, 2, 3], (n) => pool.submit(Effect.sync(() => ran.push(n))))
+      yield* TestClock.adjust(1)
+      const report = yield* pool.shutdown({ deadline: 0 })
+      assert.deepStrictEqual(ran, [])
+      assert.deepInclude(report, { dropped: 4 })
+    })
+  )
+
+  it.effect("refuses blocked producers that interrupt each other", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 0, shutdownDeadline: 0 })
+      yield* pool.submit(Effect.never)
+      const producers = yield* Effect.forkChild(
+        Effect.forEach([1, 2, 3, 4], () => pool.submit(Effect.void), { concurrency: "unbounded" }),
+        { startImmediately: true }
+      )
+      yield* Effect.yieldNow
+      const report = yield* pool.shutdown()
+      yield* Fiber.await(producers)
+      assert.deepInclude(report.accounting, { blocked: 0 })
+      assert.deepInclude(yield* balanced(pool), { blocked: 0 })
+    })
+  )
+
+  it.effect("a pause after it has begun changes nothing", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const work = yield* gate
+      yield* pool.submit(work.pass)
+      yield* pool.submit(Effect.void)
+      const draining = yield* Effect.forkChild(pool.drain, { startImmediately: true })
+      yield* pool.pause
+      yield* work.open
+      assert.strictEqual((yield* Fiber.join(draining)).drained, 2)
+    })
+  )
+
+  it.effect("a listener of the registry that throws does not keep the pool from closing", () =>
+    Effect.gen(function* () {
+      const program = Effect.gen(function* () {
+        yield* Registry.watch((event) => {
+          if (event._tag === "Closed") throw new Error("listener")
+        })
+        const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+        return yield* pool.drain
+      })
+      const own = Effect.provideService(Effect.scoped(program), Registry.Registry, Registry.makeUnsafe())
+      assert.strictEqual((yield* own).pool, "p")
+    })
+  )
+})
+
+describe("circles that something else than a wait closes", () => {
+  const dies = (exit: Exit.Exit<unknown, unknown>) =>
+    assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof WorkerPool.PoolDeadlock, String(exit))
+
+  it.effect("a pool that goes on after a pause", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const outer = yield* pool.submit(Effect.andThen(pool.pause, pool.run(Effect.void)))
+      yield* pool.resume
+      dies(yield* outer.exit)
+    })
+  )
+
+  it.effect("a pool that has fewer slots now", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
+      const [one, two] = [yield* gate, yield* gate]
+      const other = yield* pool.submit(one.pass)
+      const outer = yield* pool.submit(Effect.andThen(two.pass, pool.run(Effect.void)))
+      yield* two.open
+      yield* Effect.yieldNow
+      yield* pool.resize(1)
+      yield* one.open
+      yield* other.await
+      dies(yield* outer.exit)
+    })
+  )
+
+  it.effect("a task that is too heavy beside the one that waits for it", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
+      const work = yield* gate
+      const other = yield* pool.submit(work.pass)
+      const outer = yield* pool.submit(pool.run(Effect.void, { weight: 2 }))
+      yield* work.open
+      yield* other.await
+      dies(yield* outer.exit)
+    })
+  )
+
+  it.effect("a finalizer of a cancelled task that needs its own slot", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const handle = yield* pool.submit(
+        Effect.onInterrupt(Effect.never, () => Effect.asVoid(Effect.exit(pool.run(Effect.void))))
+      )
+      yield* handle.cancel
+      assert.isTrue(Option.isSome(yield* handle.poll))
+    })
+  )
+
+  it.effect("a task that cancels itself goes on to its end", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const self: { handle?: WorkerPool.TaskHandle<never, WorkerPool.PoolClosed> } = {}
+      const work = yield* gate
+      self.handle = yield* pool.submit(
+        Effect.onInterrupt(Effect.andThen(work.pass, Effect.never), () => self.handle?.cancel ?? Effect.void)
+      )
+      yield* self.handle.cancel
+      assert.deepInclude(yield* balanced(pool), { interrupted: 1, running: 0 })
+    })
+  )
+
+  it.effect("a full backlog without slots for its own key", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2, capacity: 1 })
+      const exit = yield* Effect.exit(
+        pool.run(Effect.andThen(pool.submit(Effect.void, { key: "k" }), pool.submit(Effect.void, { key: "k" })), {
+          key: "k"
+        })
+      )
+      dies(exit)
+    })
+  )
+
+  it.effect("no circle where a place is free and about to be served", () =>
+    Effect.gen(function* () {
+      const p = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const q = yield* WorkerPool.make({ name: "q", concurrency: 1 })
+      const work = yield* gate
+      yield* p.submit(work.pass)
+      const other: { handle?: WorkerPool.TaskHandle<string, WorkerPool.PoolClosed> } = {}
+      const waits = yield* p.submit(Effect.suspend(() => other.handle?.await ?? Effect.succeed("none")))
+      other.handle = yield* q.submit(Effect.as(p.submit(Effect.void), "submitted"))
+      yield* work.open
+      assert.strictEqual(yield* waits.await, "submitted")
+    })
+  )
+
+  for (const onDeadlock of ["inline", "lend"] as const) {
+    it.effect(`${onDeadlock} helps also where a timeout or an expiry would end it in time`, () =>
+      Effect.gen(function* () {
+        const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onDeadlock })
+        assert.strictEqual(yield* pool.run(pool.run(Effect.succeed("in")), { timeout: "1 minute" }), "in")
+        assert.strictEqual(yield* pool.run(pool.run(Effect.succeed("in"), { expiresIn: "1 minute" })), "in")
+      })
+    )
+  }
+
+  it.effect("very deep nesting under inline does not fill the stack", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onDeadlock: "inline" })
+      const down = (n: number): Effect.Effect<number, WorkerPool.PoolClosed> =>
+        n === 0 ? Effect.succeed(0) : Effect.map(pool.run(Effect.suspend(() => down(n - 1))), (m) => m + 1)
+      assert.strictEqual(yield* down(1000), 1000)
+      assert.deepInclude(yield* balanced(pool), { running: 0, queued: 0 })
+    })
+  )
+})
+
+describe("many at once", () => {
+  it.effect("submitAll under reject takes all or none, whatever key, weight or rate they share", () =>
+    Effect.gen(function* () {
+      let ran = 0
+      const four = Array.from({ length: 4 }, () => Effect.sync(() => ran++))
+      const make = WorkerPool.make({ name: "p", concurrency: 4, capacity: 1, onFull: "reject" })
+      for (const options of [{ key: "k" }, { weight: 4 }]) {
+        const pool = yield* make
+        assert.strictEqual((yield* Effect.flip(pool.submitAll(four, options)))._tag, "PoolFull")
+      }
+      const rated = yield* WorkerPool.make({
+        name: "p",
+        concurrency: 4,
+        capacity: 1,
+        onFull: "reject",
+        rateLimit: { limit: 1, interval: "1 hour" }
+      })
+      assert.strictEqual((yield* Effect.flip(rated.submitAll(four)))._tag, "PoolFull")
+      assert.strictEqual(ran, 0)
+    })
+  )
+
+  it.effect("a submitAll that is interrupted starts none of those that it cancels", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 3 })
+      const started: Array<number> = []
+      const batch = yield* Effect.forkChild(
+        pool.submitAll(
+          Array.from({ length: 6 }, (_, n) =>
+            Effect.andThen(
+              Effect.sync(() => started.push(n)),
+              Effect.never
+            )
+          )
+        ),
+        { startImmediately: true }
+      )
+      yield* Fiber.interrupt(batch)
+      assert.deepStrictEqual(started, [0])
+      assert.deepInclude(yield* balanced(pool), { interrupted: 4, running: 0, queued: 0, blocked: 0 })
+    })
+  )
+
+  it.effect("map takes the items as it goes, and lets go of the rest when it fails", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
+      let taken = 0
+      let closed = false
+      function* endless() {
+        try {
+          while (true) yield taken++
+        } finally {
+          closed = true
+        }
+      }
+      const failing = pool.map(endless(), (n) => (n === 5 ? Effect.fail("five") : Effect.yieldNow))
+      assert.strictEqual(yield* Effect.flip(failing), "five")
+      assert.isBelow(taken, 20)
+      assert.isTrue(closed)
+    })
+  )
+
+  it.effect("a blocked producer that leaves passes its claim on", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 2, capacityPerKey: 1 })
+      const work = yield* gate
+      yield* pool.submit(work.pass, { key: "a" })
+      yield* pool.submit(Effect.void, { key: "a" })
+      const blocked = yield* Effect.forEach([2, 3], () =>
+        Effect.forkChild(pool.submit(Effect.void, { key: "a" }), { startImmediately: true })
+      )
+      yield* Fiber.interrupt(blocked[0] ?? assert.fail("two are blocked"))
+      yield* work.open
+      yield* Fiber.join(blocked[1] ?? assert.fail("two are blocked"))
+      yield* pool.awaitIdle
+      assert.deepInclude(yield* balanced(pool), { succeeded: 3, blocked: 0 })
+    })
+  )
+
+  it.effect("a task that submits itself again does not starve a producer that waits", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const work = yield* gate
+      let rounds = 0
+      const again: Effect.Effect<void, WorkerPool.PoolClosed> = Effect.suspend(() =>
+        ++rounds > 100 ? Effect.void : Effect.andThen(Effect.asVoid(pool.submit(again)), Effect.yieldNow)
+      )
+      yield* pool.submit(work.pass)
+      yield* pool.submit(Effect.ignore(again))
+      const producer = yield* Effect.forkChild(pool.submit(Effect.void), { startImmediately: true })
+      yield* work.open
+      yield* Fiber.join(producer)
+      assert.isBelow(rounds, 5)
+    })
+  )
+
+  it.effect("wrong types from callers without types are defects of the submission", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      for (const wrong of [{ name: 5 }, { key: 7 }, { onFailure: "log" }]) {
+        const options = wrong as unknown as { readonly name: string }
+        const exit = yield* Effect.exit(pool.submit(Effect.void, options))
+        assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof WorkerPool.InvalidOption)
+      }
+      assert.deepInclude(yield* balanced(pool), { accepted: 0 })
+    })
+  )
+
+  it.effect("code that is generic over the policy can catch PoolClosed", () =>
+    Effect.gen(function* () {
+      const orElse = <P extends WorkerPool.OnFull>(pool: WorkerPool.WorkerPool<P>) =>
+        pool.run(Effect.succeed("ran")).pipe(Effect.catchTag("PoolClosed", () => Effect.succeed("closed")))
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onFull: "reject" })
+      assert.strictEqual(yield* orElse(pool), "ran")
+      yield* pool.drain
+      const [result] = yield* logged(orElse(pool))
+      assert.strictEqual(result, "closed")
+    })
+  )
+})
