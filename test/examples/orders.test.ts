@@ -129,7 +129,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     }
 
     service.kill("SIGUSR2")
-    const dump = await poll("a dump", () => /^WorkerPool "Invoices": .*\n( .*\n)+/m.exec(service.stderr())?.[0])
+    const dump = await poll("a dump", () => /^WorkerPool "Invoices" .*\n( .*\n)+/m.exec(service.stderr())?.[0])
     const task =
       /^ {2}(running|queued) +invoice of [-\da-f]{36} .* (\d+ ms|[\d.]+ s) old .*submitted at .*orders\/Invoices\.ts:\d+:\d+$/
     const lines = dump.trimEnd().split("\n").slice(1)
@@ -179,7 +179,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     assert.match(output, /^ +\d+ retry-after: 1\r$/m)
     // The last two lines asked for a dump and the end.
     assert.strictEqual(await service.ended, 0)
-    assert.match(service.stderr(), /^WorkerPool "Invoices": /m)
+    assert.match(service.stderr(), /^WorkerPool "Invoices" \(/m)
     assert.strictEqual(reportOf(service, "Invoices").accepted, reportOf(service, "Tracking").accepted)
   })
 
