@@ -84,7 +84,7 @@ export class Ending {
     this.record(task, outcome, exit)
     const key = task.extra?.key
     if (key !== undefined) this.engine.admission.keyEnded(key, task)
-    if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pump()
+    if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pumpSoon()
     else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
   }
 

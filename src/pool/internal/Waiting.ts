@@ -3,6 +3,7 @@
  * closes.
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { PoolDeadlock } from "../PoolError.ts"
 import type { Wait } from "./Deadlock.ts"
@@ -28,6 +29,9 @@ export class Waiting {
   private readonly idleWaiters = new Set<() => void>()
   /** What the running tasks wait for whose own fiber waits for a task, a place or an idle pool. */
   private readonly notes = new Map<Task, Note>()
+  /** Those who are resumed when the pump has run, and with what: two arrays, since there may be a thousand at a time. */
+  private later: Array<Resume> = []
+  private laterExits: Array<AnyExit> = []
   private readonly engine: Engine
 
   constructor(engine: Engine) {
@@ -122,9 +126,25 @@ export class Waiting {
     }
   }
 
+  /**
+   * Resumes those whose tasks ended while slots were being filled. A producer that awaits its handles one after the other
+   * would else be suspended and resumed once for every task of a full backlog; so it finds most of them settled. A failure
+   * is not put off: until its waiter has seen it, nobody has.
+   */
+  resumeLater(): void {
+    if (this.later.length === 0) return
+    const { later, laterExits } = this
+    this.later = []
+    this.laterExits = []
+    later.forEach((resume, i) => this.resumeWaiter(resume, laterExits[i] ?? Exit.void))
+  }
+
   /** A waiter may be a task for which another task waits, and so on: a long chain must not fill the stack. */
   resumeWaiter(resume: Resume, exit: AnyExit): void {
-    if (isTooDeep()) {
+    if (this.engine.slots.pumping && Exit.isSuccess(exit)) {
+      this.later.push(resume)
+      this.laterExits.push(exit)
+    } else if (isTooDeep()) {
       this.engine.dispatcher.scheduleTask(() => resume(exit), 0)
     } else {
       enter()
