@@ -67,6 +67,9 @@ const median = (numbers: ReadonlyArray<number>): number => {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
 }
 
+/** Rounds of each contestant before those that count. After three, nobody became faster any more. */
+const warmUps = 3
+
 /** A contestant at its place in the rounds. */
 interface Runner {
   readonly contestant: Contestant
@@ -93,8 +96,10 @@ export const run = async (suite: string, bench: Bench, rounds: number): Promise<
   const peers = [...bench.peers, ...((await bench.optional?.()) ?? [])]
   const runners = [bench.ours, ...peers].map((contestant) => openRunner(suite, bench, contestant))
   try {
-    // The warm-up round is not counted: compilers and heaps find their shape in it.
-    for (const { contestant, measure } of runners) if (!contestant.program) await measure()
+    // The warm-up rounds are not counted: compilers and heaps find their shape in them.
+    for (let round = 0; round < warmUps; round++) {
+      for (const { contestant, measure } of runners) if (!contestant.program) await measure()
+    }
     for (let round = 0; round < rounds; round++) {
       const first = round % runners.length
       for (const { measure, samples } of [...runners.slice(first), ...runners.slice(0, first)]) {
