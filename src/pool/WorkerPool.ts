@@ -3,7 +3,7 @@
  *
  * **When to use**
  *
- * Use a pool for work that must be limited, queued, awaited and drained. Use {@link "./Background.ts"} for short work that
+ * Use a pool for work that must be limited, queued, awaited and drained. Use `Background` for short work that
  * nobody waits for. What a pool holds is lost when the process dies; work that must survive belongs to a broker.
  *
  * **Details**

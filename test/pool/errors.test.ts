@@ -1,6 +1,6 @@
 /** Promise 3: no lost error. Somebody hears of every failure, and of none twice. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, ErrorReporter, Fiber, Layer, Scope, Tracer } from "effect"
+import { Cause, Effect, ErrorReporter, Exit, Fiber, Layer, Scope, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { WorkerPool } from "millrace"
 import { balanced, gate, logged } from "./support.ts"
@@ -193,6 +193,37 @@ describe("errors", () => {
       assert.strictEqual(lines.length, 1)
       assert.include(lines[0], "in the finalizer")
     })
+  )
+
+  it.effect(
+    "a failure that a waiter deep in a chain was about to see is reported when it is interrupted just then",
+    () =>
+      Effect.gen(function* () {
+        let interrupted = 0
+        // Somewhere among these lengths the stack is too deep to resume the last waiter at once.
+        for (let length = 8; length <= 24; length++) {
+          for (const last of ["submit", "run"] as const) {
+            const program = Effect.gen(function* () {
+              const p = yield* WorkerPool.make({ name: "p", concurrency: 100 })
+              const work = yield* gate
+              let handle = yield* p.submit(Effect.andThen(work.pass, Effect.fail("no")))
+              for (let i = 1; i < length; i++) handle = yield* p.submit(handle.await)
+              const waits =
+                last === "run" ? p.run(handle.await) : Effect.flatMap(p.submit(handle.await), (h) => h.await)
+              const waiter = yield* Effect.forkChild(waits, { startImmediately: true })
+              yield* work.open
+              yield* Effect.yieldNow
+              yield* Fiber.interrupt(waiter)
+              return yield* Fiber.await(waiter)
+            })
+            const [exit, lines] = yield* logged(Effect.scoped(program))
+            const unseen = Exit.hasInterrupts(exit)
+            if (unseen) interrupted++
+            assert.strictEqual(lines.length, unseen ? 1 : 0, `${last}, ${length} deep: ${lines.join()}`)
+          }
+        }
+        assert.isAbove(interrupted, 0)
+      })
   )
 
   it.effect("an interruption is somebody's wish and is not reported", () =>

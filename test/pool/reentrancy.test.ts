@@ -387,6 +387,7 @@ describe("many at once", () => {
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
       for (const wrong of [{ name: 5 }, { key: 7 }, { onFailure: "log" }]) {
+        // What a caller without types can bring.
         const options = wrong as unknown as { readonly name: string }
         const exit = yield* Effect.exit(pool.submit(Effect.void, options))
         assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof WorkerPool.InvalidOption)

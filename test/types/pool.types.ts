@@ -94,6 +94,7 @@ export const program = Effect.gen(function* () {
   suspend.run(resize(1), { retry: Schedule.recurs(1).pipe(Schedule.setInputType<number>()) })
   return [any, bad, worse] as const
 })
+// No value of it is needed: this file is compiled, not run.
 same<Scope.Scope>()(null as unknown as Effect.Services<typeof program>)
 
 export class Thumbnails extends WorkerPool.Service<Thumbnails>()("Thumbnails", { concurrency: 8, onFull: "reject" }) {}

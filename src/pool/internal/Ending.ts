@@ -122,6 +122,11 @@ export class Ending {
     report({ pool: this.engine.name, task: task.name, cause, context: task.context ?? this.engine.context })
   }
 
+  /** The caller of `run` was interrupted after its task had ended and before it was resumed with the result. */
+  unheard(task: Task, exit: AnyExit): void {
+    if (Exit.isFailure(exit) && isNews(task, exit.cause)) this.report(task, exit.cause)
+  }
+
   /** Somebody saw the result of this task. */
   read(task: Task): void {
     if (task.has(Flag.Read)) return

@@ -120,6 +120,7 @@ export class Engine {
         end(undefined)
         // Nobody waits for the result any more; should it be a failure after all, it is reported.
         task.flags &= ~Flag.Read
+        if (task.result !== undefined) this.ending.unheard(task, task.result)
         return this.cancelAndWait(task, fiber)
       })
     })

@@ -102,10 +102,20 @@ export class Waiting {
     resume: Resume,
     withdraw: () => void
   ): (instead: AnyEffect | undefined) => void {
+    let over = false
     const ended = (exit: AnyExit) => {
       leave?.()
-      this.resumeWaiter(resume, exit)
-      return true
+      if (Exit.isSuccess(exit) || !isTooDeep()) {
+        this.resumeWaiter(resume, exit)
+        return true
+      }
+      // Resumed when the stack has unwound. Until then nobody has seen the failure, and the waiter may yet be interrupted.
+      this.engine.dispatcher.scheduleTask(() => {
+        if (over) return
+        this.engine.ending.read(task)
+        resume(exit)
+      }, 0)
+      return false
     }
     const leave = this.note(fiber, { _tag: "Task", task }, (deadlock) => {
       task.unobserve(ended)
@@ -115,11 +125,12 @@ export class Waiting {
     if (leave === undefined) return () => {}
     if (task.result === undefined) task.observe(ended)
     else {
-      // The wait would have been a deadlock, and the pool let the task go first.
+      // It has ended meanwhile, perhaps because the wait would have been a deadlock and the pool let it go first.
       this.engine.ending.read(task)
       ended(task.result)
     }
     return (instead) => {
+      over = true
       leave()
       task.unobserve(ended)
       if (instead !== undefined) resume(instead)
