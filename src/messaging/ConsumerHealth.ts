@@ -1,0 +1,49 @@
+/**
+ * A consumer that runs: what it does, how it is, and how to end it.
+ */
+import type * as Duration from "effect/Duration"
+import type * as Effect from "effect/Effect"
+import * as Schema from "effect/Schema"
+import type { BrokerError } from "./BrokerError.ts"
+import type { ConsumerAccounting, ConsumerReport } from "./ConsumerReport.ts"
+import { Undecodable } from "./TopicError.ts"
+
+/** A consumer with `onUndecodable: "stop"` met a message that it cannot read. Nothing later of its key was acknowledged. */
+export class ConsumerStopped extends Schema.TaggedError<ConsumerStopped>("millrace/ConsumerStopped")(
+  "ConsumerStopped",
+  { topic: Schema.String, group: Schema.String, cause: Undecodable }
+) {
+  override get message(): string {
+    return `Consumer "${this.group}" of "${this.topic}" has stopped. ${this.cause.message}`
+  }
+}
+
+/** How a consumer is, for a health check. */
+export interface ConsumerHealth {
+  /**
+   * `unreachable`: the broker does not answer, or answers with errors. `stalled`: messages wait, handlers are idle, and
+   * nothing is taken. The other states are what somebody asked for.
+   */
+  readonly status: "consuming" | "paused" | "unreachable" | "stalled" | "draining" | "stopped"
+  readonly problem: BrokerError | undefined
+  /** Milliseconds since messages were last taken. */
+  readonly sinceTaken: number
+}
+
+/** A consumer that runs. */
+export interface RunningConsumer {
+  readonly topic: string
+  readonly group: string
+  /** Where every delivery has gone, at this instant. */
+  readonly accounting: Effect.Effect<ConsumerAccounting>
+  readonly health: Effect.Effect<ConsumerHealth>
+  /** Starts no more handlers and takes no more messages. What is held stays ours. */
+  readonly pause: Effect.Effect<void>
+  readonly resume: Effect.Effect<void>
+  /** Changes how many handlers run at the same time. */
+  readonly resize: (concurrency: number) => Effect.Effect<void>
+  /** Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report. */
+  readonly drain: (options?: { readonly deadline?: Duration.Input | undefined }) => Effect.Effect<ConsumerReport>
+  /** Waits for its end. Fails with `ConsumerStopped` where a message has ended it. */
+  readonly stopped: Effect.Effect<ConsumerReport, ConsumerStopped>
+}

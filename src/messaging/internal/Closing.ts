@@ -1,0 +1,60 @@
+/**
+ * How a consumer closes. Nothing is acknowledged that was not handled, and nothing handled goes unsettled if time allows:
+ *
+ * 1. no more is taken · 2. what has not begun is given back · 3. what runs may end until the deadline, is then interrupted
+ * and given back, and abandoned when it does not stop · 4. settlements are flushed · 5. the subscription closes.
+ */
+import * as Effect from "effect/Effect"
+import type { ConsumerReport, DeliveryOutcome } from "../ConsumerReport.ts"
+import type { ConsumerEngine } from "./ConsumerEngine.ts"
+
+/** The outcomes of handlers that came to an end. */
+const decided: ReadonlySet<DeliveryOutcome> = new Set(["acknowledged", "retried", "deadLettered", "dropped"])
+
+export const close = (
+  engine: ConsumerEngine,
+  deadline: number,
+  parts: {
+    /** Stops the intake; what it may have been handed meanwhile is given back by the end of the subscription. */
+    readonly stopTaking: Effect.Effect<void>
+    /** Ends the subscription and what watches it. */
+    readonly unsubscribe: Effect.Effect<void>
+  }
+): Effect.Effect<ConsumerReport> =>
+  Effect.gen(function* () {
+    const { settings, work } = engine
+    const began = engine.now()
+    engine.phase = "draining"
+    // A broker that does not answer must not hold up the rest.
+    yield* Effect.timeoutOption(Effect.ignore(engine.subscription.setCredit(0)), settings.shutdownGrace)
+    yield* parts.stopTaking
+    const all = [...engine.held.values()]
+    const running = all.filter(({ state }) => state === "running")
+    for (const held of all) {
+      if (held.state !== "queued") continue
+      engine.giveBack(held)
+      if (held.handle !== undefined) yield* held.handle.cancel
+    }
+    yield* engine.pool.shutdown({ deadline })
+    // All settlements answered, or as many as the time allows.
+    yield* Effect.timeoutOption(engine.settler.idle.await, settings.shutdownGrace)
+    const abandoned = running.filter(({ state }) => state === "running")
+    if (abandoned.length > 0) {
+      const left = abandoned.map(({ delivery }) => ({ _tag: "Abandon", delivery }) as const)
+      yield* Effect.timeoutOption(Effect.ignore(engine.subscription.settle(left)), settings.shutdownGrace)
+    }
+    const unsettled = engine.settler.open.map(({ held }) => held)
+    engine.phase = "closed"
+    for (const held of [...abandoned, ...unsettled]) engine.end(held, "unsettled", true)
+    yield* parts.unsubscribe
+    return {
+      topic: work.topic,
+      group: work.group,
+      drained: running.filter(({ outcome }) => outcome !== undefined && decided.has(outcome)).length,
+      released: all.filter(({ outcome }) => outcome === "released").length,
+      abandoned: abandoned.map(({ envelope }) => envelope.id),
+      unsettled: unsettled.map(({ envelope }) => envelope.id),
+      elapsed: engine.now() - began,
+      accounting: engine.books.read()
+    }
+  })

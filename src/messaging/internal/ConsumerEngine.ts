@@ -1,0 +1,280 @@
+/**
+ * A worker pool fed by a broker: the parts of a consumer, and what happens to a delivery between them.
+ *
+ * ```text
+ *   Subscription ──Intake──▶ pool (backlog, keys, slots) ──Attempts──▶ Verdict ──▶ Settler ──▶ Subscription
+ *        │ lost              Lanes                                        │ dead letter
+ *        └──Leases──▶ interrupts, forgets                                 └──▶ Driver.publish
+ * ```
+ */
+import type * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import type { WorkerPool } from "../../pool/WorkerPool.ts"
+import type { BrokerError } from "../BrokerError.ts"
+import type { DeliveryOutcome } from "../ConsumerReport.ts"
+import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
+import { LeaseLost } from "../LeaseLost.ts"
+import type { Undecodable } from "../TopicError.ts"
+import type { Work } from "./Attempts.ts"
+import { attempt } from "./Attempts.ts"
+import { untilItWorks } from "./backoff.ts"
+import { ConsumerBooks } from "./ConsumerBooks.ts"
+import type { ConsumerSettings } from "./ConsumerSettings.ts"
+import { Held } from "./Held.ts"
+import { Lanes } from "./Lanes.ts"
+import type { Settling } from "./Settler.ts"
+import { Settler } from "./Settler.ts"
+import type { Attempt, Decisions, Verdict } from "./Verdict.ts"
+import { judge } from "./Verdict.ts"
+
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+export class ConsumerEngine {
+  readonly held = new Map<Delivery, Held>()
+  readonly books = new ConsumerBooks()
+  readonly lanes = new Lanes()
+  readonly settler: Settler
+  /** Open while more may be taken. */
+  readonly room = Latch.makeUnsafe(true)
+  phase: "open" | "draining" | "closed" = "open"
+  paused = false
+  /** Takes begun so far. */
+  takes = 0
+  /** What the broker last failed with; none since it answered again. */
+  problem: BrokerError | undefined = undefined
+  /** Replaced when the consumer subscribes anew. */
+  subscription: Subscription
+  /** Told when a message stops the consumer. */
+  onStop: (error: Undecodable) => void = () => {}
+  readonly work: Work
+  readonly settings: ConsumerSettings
+  readonly driver: Driver
+  readonly pool: WorkerPool
+  readonly clock: Clock.Clock
+  private readonly decisions: Decisions
+
+  constructor(options: {
+    readonly work: Work
+    readonly settings: ConsumerSettings
+    readonly decisions: Decisions
+    readonly driver: Driver
+    readonly pool: WorkerPool
+    readonly clock: Clock.Clock
+    readonly subscription: Subscription
+  }) {
+    this.work = options.work
+    this.settings = options.settings
+    this.decisions = options.decisions
+    this.driver = options.driver
+    this.pool = options.pool
+    this.clock = options.clock
+    this.subscription = options.subscription
+    this.settler = new Settler(
+      () => this.subscription,
+      (settling, answer) => this.settled(settling, answer),
+      (error) => this.trouble("settle", error)
+    )
+  }
+
+  get name(): string {
+    return `${this.work.topic}/${this.work.group}`
+  }
+
+  /** Messages of which more may be held. */
+  get free(): number {
+    return this.settings.prefetch - this.held.size
+  }
+
+  /** Taken in batches: not for each place that becomes free, but before the handlers run out of work. */
+  get wantsMore(): boolean {
+    if (this.phase !== "open" || this.paused) return false
+    if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
+    return this.books.queued === 0 || this.free * 2 >= this.settings.prefetch
+  }
+
+  now(): number {
+    return Number(this.clock.monotonicTimeNanosUnsafe()) / 1_000_000
+  }
+
+  /** Registers what a take has brought; answers what can be run. The rest is given back. */
+  admit(deliveries: ReadonlyArray<Delivery>, take: number): ReadonlyArray<Held> {
+    const runnable: Array<Held> = []
+    for (const delivery of deliveries) {
+      const { key } = delivery.message.envelope
+      const lane = this.settings.order === "key" && key !== undefined ? this.lanes.enter(key) : undefined
+      const held = new Held(delivery, take, lane)
+      this.held.set(delivery, held)
+      this.books.enter(held)
+      if (this.isStale(held)) this.giveBack(held)
+      else runnable.push(held)
+    }
+    return runnable
+  }
+
+  /** Whether it must be given back unrun: the consumer closes, or one before it in its key was given back. */
+  isStale(held: Held): boolean {
+    return this.phase !== "open" || (held.lane !== undefined && held.take < held.lane.firstTake)
+  }
+
+  /** Hands a delivery to the pool. */
+  start(held: Held): Effect.Effect<void> {
+    const options = held.lane === undefined ? undefined : { key: held.lane.key }
+    return Effect.match(this.pool.submit(this.process(held), options), {
+      onFailure: () => this.giveBack(held),
+      onSuccess: (handle) => {
+        held.handle = handle
+      }
+    })
+  }
+
+  /** The whole of a delivery in its slot. It settles its message itself, so that its task never fails. */
+  process(held: Held): Effect.Effect<void> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.withFiber((fiber) => {
+        if (!this.begin(held, fiber)) return Effect.void
+        const { deliveries } = held.delivery
+        if (deliveries !== undefined && deliveries > this.settings.maxDeliveries) {
+          return this.conclude(held, { _tag: "Crashed", deliveries }, restore)
+        }
+        return Effect.flatMap(
+          Effect.exit(restore(attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout))),
+          (exit) => this.conclude(held, attemptOf(exit), restore)
+        )
+      })
+    )
+  }
+
+  /** Its turn has come; false where it is not to be run any more. */
+  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    if (held.state !== "queued") return false
+    if (this.isStale(held)) {
+      this.giveBack(held)
+      return false
+    }
+    held.fiber = fiber
+    this.books.move(held, "running")
+    return true
+  }
+
+  /** The attempt is over: decides, and does what was decided. */
+  conclude(held: Held, attempt: Attempt, restore: Restore): Effect.Effect<void> {
+    if (held.lost !== undefined) return Effect.sync(() => this.end(held, "lost", true))
+    if (attempt._tag === "Handled") {
+      if (Exit.isSuccess(attempt.exit)) {
+        this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "acknowledged")
+        return Effect.void
+      }
+      // An interruption while the consumer closes is the closing's, never an error of the handler.
+      if (this.phase !== "open" && Exit.hasInterrupts(attempt.exit)) {
+        this.giveBack(held)
+        return Effect.void
+      }
+    }
+    return Effect.flatMap(judge(this.settings, this.decisions, held.envelope, attempt), (verdict) =>
+      this.apply(held, verdict, restore)
+    )
+  }
+
+  private apply(held: Held, verdict: Verdict, restore: Restore): Effect.Effect<void> {
+    const { delivery } = held
+    switch (verdict._tag) {
+      case "Acknowledge":
+        this.settle(held, { _tag: "Acknowledge", delivery }, "acknowledged")
+        return Effect.void
+      case "Drop":
+        this.settle(held, { _tag: "Acknowledge", delivery }, "dropped")
+        return Effect.logInfo(`Message ${held.envelope.id} of ${this.name} was dropped: ${verdict.reason}`)
+      case "Retry": {
+        const { countsAttempt, delay, envelope } = verdict
+        const outcome = countsAttempt ? "retried" : "released"
+        this.settle(held, { _tag: "Retry", delivery, delay, envelope }, outcome)
+        return Effect.void
+      }
+      case "DeadLetter":
+        return this.setAside(held, verdict, restore)
+      case "Stop":
+        this.onStop(verdict.error)
+        this.giveBack(held)
+        return Effect.void
+    }
+  }
+
+  /**
+   * Writes the dead letter, and acknowledges when the broker has it. The decision stands: it is written again until it is
+   * there, in the slot of the message and in front of its key.
+   */
+  private setAside(held: Held, verdict: Verdict & { _tag: "DeadLetter" }, restore: Restore): Effect.Effect<void> {
+    const { topic, group } = this.work
+    const letter: OutgoingMessage = {
+      envelope: verdict.envelope,
+      body: held.delivery.message.body,
+      destination: { _tag: "DeadLetters", topic, group }
+    }
+    const write = Effect.flatMap(this.driver.publish([letter]), ([answer]) =>
+      answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void
+    ).pipe(
+      Effect.tapError((error) => this.trouble("write a dead letter", error)),
+      Effect.retry(untilItWorks)
+    )
+    return Effect.map(Effect.exit(restore(write)), (exit) => {
+      if (held.lost !== undefined) this.end(held, "lost", true)
+      else if (Exit.isSuccess(exit)) {
+        this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
+      } else this.giveBack(held)
+    })
+  }
+
+  /** Gives it back as it was. */
+  giveBack(held: Held): void {
+    this.settle(held, { _tag: "Release", delivery: held.delivery }, "released")
+  }
+
+  settle(held: Held, settlement: Settlement, outcome: DeliveryOutcome): void {
+    // Late: the consumer has closed without it, or has settled it as a part of closing.
+    if (this.phase === "closed" || held.state === "settling" || held.state === "ended") return
+    if (held.lane !== undefined && settlement._tag !== "Acknowledge") this.lanes.block(held.lane)
+    this.books.move(held, "settling")
+    this.settler.add({ held, settlement, outcome })
+  }
+
+  private settled({ held, outcome, settlement }: Settling, answer: Settled): void {
+    if (held.lane !== undefined && settlement._tag !== "Acknowledge") this.lanes.unblock(held.lane, this.takes + 1)
+    this.end(held, answer === "Lost" ? "lost" : outcome, answer !== "Unconfirmed")
+    this.problem = undefined
+  }
+
+  /** Records the one outcome of a delivery. */
+  end(held: Held, outcome: DeliveryOutcome, confirmed: boolean): void {
+    if (held.state === "ended") return
+    this.books.end(held, outcome, confirmed)
+    this.held.delete(held.delivery)
+    held.fiber = undefined
+    held.handle = undefined
+    if (held.lane !== undefined) this.lanes.leave(held.lane, this.takes)
+    if (this.wantsMore) this.room.openUnsafe()
+  }
+
+  /** A delivery is not ours any more: its handler is interrupted with the cause, and nothing is settled. */
+  lose(held: Held, reason: LeaseLost["reason"]): void {
+    if (held.lost !== undefined || held.state === "ended" || held.state === "settling") return
+    held.lost = { id: held.envelope.id, topic: this.work.topic, group: this.work.group, reason }
+    if (held.state === "queued") return this.end(held, "lost", true)
+    held.fiber?.interruptUnsafe(undefined, Context.make(LeaseLost, held.lost))
+  }
+
+  /** The broker does not do what it should: said once until it works again. */
+  trouble(what: string, error: unknown): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const known = this.problem !== undefined
+      // Every operation of a driver fails with this error.
+      this.problem = error as BrokerError
+      return known ? Effect.void : Effect.logWarning(`Consumer ${this.name} cannot ${what}; it goes on trying`, error)
+    })
+  }
+}
+
+const attemptOf = (exit: Exit.Exit<Attempt>): Attempt => (Exit.isSuccess(exit) ? exit.value : { _tag: "Handled", exit })

@@ -1,0 +1,112 @@
+/**
+ * The options of a consumer, checked, with their defaults filled in; times in milliseconds.
+ */
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import { InvalidOption } from "../../pool/WorkerPool.ts"
+import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
+import type { Decision } from "../Decision.ts"
+import { retry } from "../Decision.ts"
+import { durationProblem, toMillis } from "./durations.ts"
+
+export interface ConsumerSettings {
+  readonly group: string
+  readonly concurrency: number
+  readonly prefetch: number
+  readonly prefetchBytes: number
+  readonly maxAttempts: number
+  readonly maxDeliveries: number
+  readonly timeout: number | undefined
+  readonly onUndecodable: "deadLetter" | "stop"
+  readonly onUnknownVersion: "release" | "deadLetter"
+  readonly unknownVersionDelay: number
+  readonly lease: number
+  readonly rateLimit: { readonly limit: number; readonly interval: number } | undefined
+  readonly shutdownDeadline: number
+  readonly shutdownGrace: number
+  readonly stallAfter: number
+  readonly order: "key" | "none"
+  readonly replay: "earliest" | Date | undefined
+  readonly batch: { readonly size: number; readonly linger: number } | undefined
+}
+
+/** What is done with a defect or a timeout where nothing else is said. */
+export const retryWithBackoff: Decision = retry(
+  Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("5 minutes")])
+)
+
+type Unchecked = ConsumerOptions & AbilityOptions<unknown, unknown> & Partial<BatchOptions>
+
+/** Checks the options by hand, since they come with functions and types that a schema would only pass on. */
+export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSettings> => {
+  const problems: Array<string> = []
+  const whole = (name: keyof Unchecked, least: number, meaning: string, fallback: number): number => {
+    const value = options[name] ?? fallback
+    if (Number.isInteger(value) && (value as number) >= least) return value as number
+    problems.push(`${name} must be a whole number of at least ${least} (${meaning}), got ${String(value)}`)
+    return fallback
+  }
+  const span = (name: string, input: unknown, fallback: number, moreThanZero = false): number => {
+    if (input === undefined) return fallback
+    const millis = toMillis(input)
+    if (millis !== undefined && (moreThanZero ? millis > 0 : millis >= 0)) return millis
+    problems.push(
+      moreThanZero ? `${durationProblem(name, input)}; it must be more than zero` : durationProblem(name, input)
+    )
+    return fallback
+  }
+  const choice = <const C extends string>(name: keyof Unchecked, allowed: ReadonlyArray<C>, fallback: C): C => {
+    const value = options[name] ?? fallback
+    const found = allowed.find((one) => one === value)
+    if (found === undefined) {
+      problems.push(`${name} must be one of ${allowed.map((one) => `"${one}"`).join(", ")}, got ${String(value)}`)
+    }
+    return found ?? fallback
+  }
+  const { group, order, rateLimit, replay, size } = options
+  if (typeof group !== "string" || group.trim() === "") problems.push("group must be a name that is not empty")
+  const concurrency = whole("concurrency", 1, "handlers at a time", 16)
+  const least = Math.max(64, 2 * concurrency, 2 * (size ?? 0))
+  const maxAttempts = whole("maxAttempts", 1, "attempts before a message becomes a dead letter", 20)
+  if (rateLimit !== undefined && !(Number.isInteger(rateLimit.limit) && rateLimit.limit >= 1)) {
+    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${String(rateLimit.limit)}`)
+  }
+  if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${String(order)}`)
+  const isReplay = replay === undefined || replay === "earliest" || replay instanceof Date
+  if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${String(replay)}`)
+  const settings: ConsumerSettings = {
+    group,
+    concurrency,
+    prefetch: whole("prefetch", 1, "messages held, running ones included", least),
+    prefetchBytes: whole("prefetchBytes", 1, "bytes of payload held", 16 * 1024 * 1024),
+    maxAttempts,
+    maxDeliveries: whole(
+      "maxDeliveries",
+      1,
+      "deliveries before a message counts as what kills the process",
+      maxAttempts + 20
+    ),
+    timeout: options.timeout === undefined ? undefined : span("timeout", options.timeout, 0, true),
+    onUndecodable: choice("onUndecodable", ["deadLetter", "stop"], "deadLetter"),
+    onUnknownVersion: choice("onUnknownVersion", ["release", "deadLetter"], "release"),
+    unknownVersionDelay: span("unknownVersionDelay", options.unknownVersionDelay, 10_000),
+    lease: span("lease", options.lease, 30_000, true),
+    rateLimit: rateLimit && {
+      limit: rateLimit.limit,
+      interval: span("rateLimit.interval", rateLimit.interval, 1000, true)
+    },
+    shutdownDeadline: span("shutdownDeadline", options.shutdownDeadline, 30_000),
+    shutdownGrace: span("shutdownGrace", options.shutdownGrace, 5_000),
+    stallAfter: span("stallAfter", options.stallAfter, 30_000, true),
+    order: order === "key" ? "key" : "none",
+    // Checked above.
+    replay: isReplay ? (replay as "earliest" | Date | undefined) : undefined,
+    batch:
+      size === undefined
+        ? undefined
+        : { size: whole("size", 1, "messages in a batch", 1), linger: span("linger", options.linger, 0) }
+  }
+  return problems.length === 0
+    ? Effect.succeed(settings)
+    : Effect.die(new InvalidOption({ operation: "Consumer", problem: problems.join("\n") }))
+}

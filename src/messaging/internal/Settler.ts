@@ -1,0 +1,79 @@
+/**
+ * Tells the broker what became of deliveries: batched by what comes together, again and again until it has answered.
+ */
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import type { DeliveryOutcome } from "../ConsumerReport.ts"
+import type { Settled, Settlement, Subscription } from "../Driver.ts"
+import { untilItWorks } from "./backoff.ts"
+import type { Held } from "./Held.ts"
+
+/** A settlement, and the outcome that it is when the broker has taken it. */
+export interface Settling {
+  readonly held: Held
+  readonly settlement: Settlement
+  readonly outcome: DeliveryOutcome
+}
+
+/** Most settlements in one call. */
+const mostAtOnce = 1000
+
+export class Settler {
+  private waiting: Array<Settling> = []
+  /** Given to the broker, not answered. */
+  private inFlight: ReadonlyArray<Settling> = []
+  private readonly work = Latch.makeUnsafe(false)
+  /** Open while nothing waits for an answer. */
+  readonly idle = Latch.makeUnsafe(true)
+  private readonly answered: (settling: Settling, answer: Settled) => void
+  private readonly subscription: () => Subscription
+  private readonly onTrouble: (error: unknown) => Effect.Effect<void>
+
+  constructor(
+    subscription: () => Subscription,
+    answered: (settling: Settling, answer: Settled) => void,
+    onTrouble: (error: unknown) => Effect.Effect<void>
+  ) {
+    this.subscription = subscription
+    this.answered = answered
+    this.onTrouble = onTrouble
+  }
+
+  add(settling: Settling): void {
+    this.waiting.push(settling)
+    this.idle.closeUnsafe()
+    this.work.openUnsafe()
+  }
+
+  /** What has no answer yet. */
+  get open(): ReadonlyArray<Settling> {
+    return [...this.inFlight, ...this.waiting]
+  }
+
+  /** Settles whatever comes, for ever. */
+  readonly run: Effect.Effect<never> = Effect.forever(
+    Effect.suspend(() => {
+      if (this.waiting.length === 0) {
+        this.work.closeUnsafe()
+        this.idle.openUnsafe()
+        return this.work.await
+      }
+      return this.settleSome
+    })
+  )
+
+  private readonly settleSome: Effect.Effect<void> = Effect.suspend(() => {
+    const batch = this.waiting.length <= mostAtOnce ? this.waiting.splice(0) : this.waiting.splice(0, mostAtOnce)
+    this.inFlight = batch
+    return Effect.suspend(() => this.subscription().settle(batch.map(({ settlement }) => settlement))).pipe(
+      Effect.tapError((error) => this.onTrouble(error)),
+      Effect.retry(untilItWorks),
+      Effect.map((answers) => {
+        this.inFlight = []
+        batch.forEach((settling, i) => this.answered(settling, answers[i] ?? "Lost"))
+      }),
+      // The schedule never ends.
+      Effect.orDie
+    )
+  })
+}
