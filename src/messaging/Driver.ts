@@ -101,7 +101,8 @@ export interface SubscribeOptions extends Group {
 export interface Subscription {
   /**
    * Waits for one delivery and answers up to `max`, at most `maxBytes` of payload but always one. Called by one fiber at a
-   * time. Interrupted it loses nothing: what the broker handed over is there for the next `take`, or is given back.
+   * time. Interrupted it loses nothing: what the broker handed over is there for the next `take`, or is given back when the
+   * scope closes at the latest.
    */
   readonly take: (max: number, maxBytes: number) => Effect.Effect<ReadonlyArray<Delivery>, BrokerError>
   /**
@@ -116,7 +117,7 @@ export interface Subscription {
   ) => Effect.Effect<ReadonlyArray<number | undefined | "Lost">, BrokerError>
   /** Deliveries lost without being asked for: a rebalance, a closed channel, a late FIN. Ends with the scope. */
   readonly lost: Stream.Stream<ReadonlyArray<Delivery>>
-  /** Changes the credit. 0 stops new deliveries and keeps those that are held. */
+  /** Changes the credit. 0 stops new deliveries and keeps those that are held; a `take` that waits goes on waiting. */
   readonly setCredit: (credit: number) => Effect.Effect<void, BrokerError>
 }
 
@@ -142,6 +143,8 @@ export type Settlement =
   | { readonly _tag: "Release"; readonly delivery: Delivery }
   /** Again to this group only, after `delay` milliseconds, with this envelope. */
   | { readonly _tag: "Retry"; readonly delivery: Delivery; readonly delay: number; readonly envelope: Envelope }
+  /** Its handler could not be stopped and may still run: not given back, also not by the end of the scope, but by its lease. */
+  | { readonly _tag: "Abandon"; readonly delivery: Delivery }
 
 /**
  * `Settled`: the broker confirmed it. `Unconfirmed`: sent or noted, and may still be undone by a crash. `Lost`: the delivery
@@ -153,6 +156,8 @@ export type Settled = "Settled" | "Unconfirmed" | "Lost"
 export interface Backlog {
   /** Messages not handed out, those whose time has not come included. */
   readonly waiting: number | undefined
+  /** Of those, the ones whose time has not come. */
+  readonly delayed: number | undefined
   /** Messages handed out and not settled. */
   readonly inFlight: number | undefined
   /** Milliseconds since the oldest waiting message was published. */

@@ -31,7 +31,14 @@ import * as Stream from "effect/Stream"
 import type { Broker } from "../../messaging/Broker.ts"
 import { named } from "../../messaging/Broker.ts"
 import type { BrokerError } from "../../messaging/BrokerError.ts"
-import type { DeadLetterStore, Delivery, Driver, SubscribeOptions, Subscription } from "../../messaging/Driver.ts"
+import type {
+  Backlog,
+  DeadLetterStore,
+  Delivery,
+  Driver,
+  SubscribeOptions,
+  Subscription
+} from "../../messaging/Driver.ts"
 import type { Arrival, Group, Member } from "./internal/Group.ts"
 import { rejected, system } from "./internal/rejected.ts"
 import type { Limits } from "./internal/Store.ts"
@@ -96,13 +103,15 @@ const makeDriver = (options: Options<string>): Driver => {
     declare: (topology) => Effect.sync(() => store.declare(topology)),
     publish: (messages) => atNow((now) => store.publish(messages, now, limits)),
     subscribe: (options) => subscribe(store, options),
-    backlog: ({ group, topic }) =>
-      atNow((now) => store.find(topic, group)?.backlog(now) ?? { waiting: 0, inFlight: 0, oldest: undefined }),
+    backlog: ({ group, topic }) => atNow((now) => store.find(topic, group)?.backlog(now) ?? noBacklog),
     groups: (topic) => Effect.sync(() => store.groupsOf(topic)),
     removeGroup: ({ group, topic }) => Effect.sync(() => store.removeGroup(topic, group)),
     deadLetters: deadLetters(store, limits)
   }
 }
+
+/** What waits for a group that does not exist. */
+const noBacklog: Backlog = { waiting: 0, delayed: 0, inFlight: 0, oldest: undefined }
 
 /** One step at one time, in milliseconds of the monotonic clock. */
 const atNow = <A>(step: (now: number) => A): Effect.Effect<A> =>

@@ -6,7 +6,7 @@
  */
 import type * as Cause from "effect/Cause"
 import * as Queue from "effect/Queue"
-import type { Delivery, RawMessage, Settled, Settlement, SubscribeOptions } from "../../../messaging/Driver.ts"
+import type { Backlog, Delivery, RawMessage, Settled, Settlement, SubscribeOptions } from "../../../messaging/Driver.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
 
 /** A message as it came in. All groups share it; what becomes of it in a group is the group's. */
@@ -37,7 +37,7 @@ export interface Member {
   credit: number
   closed: boolean
   readonly held: Map<Delivery, Entry>
-  /** What was settled, so that settling it once more says so. */
+  /** What was settled, so that settling it once more says so. What is held all the same is abandoned: its lease ends it. */
   readonly settled: WeakSet<Delivery>
   readonly lost: Queue.Queue<ReadonlyArray<Delivery>, Cause.Done>
 }
@@ -66,11 +66,13 @@ export class Group {
     return member
   }
 
-  /** Gives back what the member holds. */
+  /** Gives back what the member holds, except for what it has abandoned. */
   leave(member: Member): void {
     member.closed = true
-    this.members.delete(member)
-    for (const delivery of [...member.held.keys()]) this.giveBack(member, delivery)
+    for (const delivery of [...member.held.keys()]) {
+      if (!member.settled.has(delivery)) this.giveBack(member, delivery)
+    }
+    if (member.held.size === 0) this.members.delete(member)
     Queue.endUnsafe(member.lost)
     this.wake()
   }
@@ -140,16 +142,14 @@ export class Group {
     this.expire(now)
     const answers = settlements.map((settlement): Settled => {
       const { delivery } = settlement
+      if (member.settled.has(delivery)) return "Settled"
       const entry = member.held.get(delivery)
-      if (entry === undefined) return member.settled.has(delivery) ? "Settled" : "Lost"
+      if (entry === undefined) return "Lost"
       member.settled.add(delivery)
-      if (settlement._tag === "Acknowledge") {
-        member.held.delete(delivery)
-        this.entries.delete(entry.arrival.sequence)
-      } else {
-        if (settlement._tag === "Retry") this.change(entry, settlement.envelope, now + settlement.delay)
-        this.giveBack(member, delivery)
-      }
+      if (settlement._tag === "Abandon") return "Settled"
+      if (settlement._tag === "Retry") this.change(entry, settlement.envelope, now + settlement.delay)
+      this.giveBack(member, delivery)
+      if (settlement._tag === "Acknowledge") this.entries.delete(entry.arrival.sequence)
       return "Settled"
     })
     // What was acknowledged gives back credit, and a key to others.
@@ -166,29 +166,32 @@ export class Group {
     this.expire(now)
     return deliveries.map((delivery) => {
       const entry = member.held.get(delivery)
-      if (entry === undefined) return "Lost"
+      if (entry === undefined || member.settled.has(delivery)) return "Lost"
       entry.leaseEndsAt = now + member.options.lease
       return entry.leaseEndsAt
     })
   }
 
-  backlog(now: number): { readonly waiting: number; readonly inFlight: number; readonly oldest: number | undefined } {
+  backlog(now: number): Backlog {
     this.expire(now)
     let waiting = 0
+    let delayed = 0
     let oldest: number | undefined
-    for (const { arrival, holder } of this.entries.values()) {
+    for (const { arrival, dueAt, holder } of this.entries.values()) {
       if (holder !== undefined) continue
       waiting++
+      if (dueAt > now) delayed++
       oldest ??= now - arrival.arrivedAt
     }
-    return { waiting, inFlight: this.entries.size - waiting, oldest }
+    return { waiting, delayed, inFlight: this.entries.size - waiting, oldest }
   }
 
   /** Takes away what was not renewed in time. */
   private expire(now: number): void {
     for (const member of this.members) {
       const late = [...member.held].flatMap(([delivery, entry]) => (entry.leaseEndsAt <= now ? [delivery] : []))
-      if (late.length > 0) this.lose(member, late)
+      this.lose(member, late)
+      if (member.closed && member.held.size === 0) this.members.delete(member)
     }
   }
 
