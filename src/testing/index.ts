@@ -2,5 +2,6 @@
  * Aids for testing programs that work in the background, and what Millrace tests itself with.
  */
 export { everyInterruptionPoint, InvariantBroken } from "./everyInterruptionPoint.ts"
+export * as FaultyBroker from "./FaultyBroker.ts"
 export { LeakFound, noLeaks } from "./noLeaks.ts"
 export { whileTimePasses } from "./whileTimePasses.ts"

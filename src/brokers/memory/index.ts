@@ -1,0 +1,2 @@
+/** The broker in memory, for tests. */
+export * as Memory from "./Memory.ts"

@@ -1,0 +1,56 @@
+/** What the tests of drivers share. */
+import { Effect } from "effect"
+import type { Broker } from "../../src/messaging/Broker.ts"
+import { named } from "../../src/messaging/Broker.ts"
+import type { Delivery, Driver, OutgoingMessage, SubscribeOptions, Subscription } from "../../src/messaging/Driver.ts"
+import type { Envelope } from "../../src/messaging/Envelope.ts"
+
+/** The driver that a layer provides. */
+export const driver: Effect.Effect<Driver, never, Broker> = Effect.map(named("default"), (driver) => driver)
+
+export const envelope = (id: string, fields: Partial<Envelope> = {}): Envelope => ({
+  id,
+  topic: "t",
+  source: "//test",
+  key: undefined,
+  version: 1,
+  timestamp: 0,
+  contentType: "application/json",
+  attempt: 1,
+  traceparent: undefined,
+  tracestate: undefined,
+  correlationId: undefined,
+  headers: {},
+  history: undefined,
+  death: undefined,
+  replays: 0,
+  ...fields
+})
+
+/** A message for the topic `t`, with its id as the payload. */
+export const message = (
+  id: string,
+  fields: Partial<OutgoingMessage> & { readonly key?: string; readonly timestamp?: number } = {}
+): OutgoingMessage => {
+  const { key, timestamp = 0, ...rest } = fields
+  return {
+    envelope: envelope(id, { key, timestamp }),
+    body: new TextEncoder().encode(id),
+    destination: { _tag: "Topic", topic: "t" },
+    ...rest
+  }
+}
+
+export const subscribe = (driver: Driver, options: Partial<SubscribeOptions> = {}) =>
+  driver.subscribe({ topic: "t", group: "g", credit: 100, lease: 30_000, order: "none", ...options })
+
+export const idOf = (delivery: Delivery): string => delivery.message.envelope.id
+
+export const take = (subscription: Subscription, max = 100) =>
+  Effect.map(subscription.take(max, Number.MAX_SAFE_INTEGER), (deliveries) => deliveries.map(idOf))
+
+/** One delivery. */
+export const takeOne = (subscription: Subscription) =>
+  Effect.flatMap(subscription.take(1, Number.MAX_SAFE_INTEGER), ([delivery]) =>
+    delivery === undefined ? Effect.die(new Error("take answered nothing")) : Effect.succeed(delivery)
+  )
