@@ -94,6 +94,8 @@ class Running {
       const stop = yield* Deferred.make<void>()
       engine.onStop = (error) => {
         this.stoppedBy ??= error
+        // At once, so that nothing more begins.
+        if (engine.phase === "open") engine.phase = "draining"
         Deferred.doneUnsafe(stop, Exit.void)
       }
       yield* Effect.forkIn(engine.settler.run, fibers)
