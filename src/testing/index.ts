@@ -3,4 +3,5 @@
  */
 export { everyInterruptionPoint, InvariantBroken } from "./everyInterruptionPoint.ts"
 export { LeakFound, noLeaks } from "./noLeaks.ts"
+export * as TcpProxy from "./TcpProxy.ts"
 export { whileTimePasses } from "./whileTimePasses.ts"
