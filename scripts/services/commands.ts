@@ -197,17 +197,19 @@ const missingBuilders = (service: Service) =>
 
 const say = (name: string, text: string): void => console.log(`${name.padEnd(9)} ${text}`)
 
-/** Does it for all at once and reports every failure, not only the first. */
+/** Does it for all servers at once, for the targets of one server in turn, and reports every failure, not only the first. */
 const each = async (targets: ReadonlyArray<Target>, work: (target: Target) => Promise<void>): Promise<void> => {
   const failures: Array<string> = []
-  await Promise.all(
-    targets.map(async (target) => {
+  const workOff = async (some: ReadonlyArray<Target>): Promise<void> => {
+    for (const target of some) {
       try {
         await work(target)
       } catch (error) {
         failures.push(`${target.name}: ${error instanceof Error ? error.message : String(error)}`)
       }
-    })
-  )
+    }
+  }
+  const byName = Map.groupBy(targets, ({ name }) => name)
+  await Promise.all([...byName.values()].map(workOff))
   if (failures.length > 0) throw new Failed(failures.join("\n"))
 }

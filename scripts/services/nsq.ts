@@ -35,11 +35,11 @@ export const nsq = define({
         "-mem-queue-size=0"
       ],
       port: tcp,
-      // Until nsqlookupd knows it, a consumer does not find it.
+      // Until nsqlookupd knows it, a consumer does not find it. An nsqd without one is up all the same.
       ready: async () => {
         await get(http, "/ping")
-        const nodes = await get(ports.lookupdHttp, "/nodes")
-        if (!nodes.includes(`"tcp_port":${tcp},`)) throw new Error("nsqlookupd does not know it yet")
+        const nodes = await get(ports.lookupdHttp, "/nodes").catch(() => undefined)
+        if (nodes?.includes(`"tcp_port":${tcp},`) === false) throw new Error("nsqlookupd does not know it yet")
       }
     })
     return [
