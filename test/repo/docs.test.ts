@@ -86,7 +86,8 @@ describe("examples in the documentation", () => {
       "src/pool/Background.ts",
       "src/registry/Registry.ts",
       "src/observe/TaskDump.ts",
-      "src/testing/everyInterruptionPoint.ts"
+      "src/testing/everyInterruptionPoint.ts",
+      "src/testing/TcpProxy.ts"
     ]) {
       assert.isTrue(
         examples.some((example) => example.source === source),
