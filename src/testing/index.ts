@@ -13,4 +13,5 @@ export { brokerConformance, ConformanceFailed, conformanceWorker } from "./confo
 export { everyInterruptionPoint, InvariantBroken } from "./everyInterruptionPoint.ts"
 export * as FaultyBroker from "./FaultyBroker.ts"
 export { LeakFound, noLeaks } from "./noLeaks.ts"
+export * as TcpProxy from "./TcpProxy.ts"
 export { whileTimePasses } from "./whileTimePasses.ts"

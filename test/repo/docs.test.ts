@@ -89,7 +89,8 @@ describe("examples in the documentation", () => {
       "src/observe/TaskDump.ts",
       "src/testing/everyInterruptionPoint.ts",
       "src/testing/FaultyBroker.ts",
-      "src/brokers/memory/Memory.ts"
+      "src/brokers/memory/Memory.ts",
+      "src/testing/TcpProxy.ts"
     ]) {
       assert.isTrue(
         examples.some((example) => example.source === source),

@@ -104,12 +104,13 @@ export class ConsumerEngine {
   admit(deliveries: ReadonlyArray<Delivery>, take: number): ReadonlyArray<Held> {
     const runnable: Array<Held> = []
     for (const delivery of deliveries) {
-      const { key } = delivery.message.envelope
+      const { id, key } = delivery.message.envelope
       const lane = this.settings.order === "key" && key !== undefined ? this.lanes.enter(key) : undefined
-      const held = new Held(delivery, take, lane)
+      const inOrder = lane === undefined || lane.accepts(id, take)
+      const held = new Held(delivery, lane)
       this.held.set(delivery, held)
       this.books.enter(held)
-      if (this.isStale(held)) this.giveBack(held)
+      if (!inOrder || this.isStale(held)) this.giveBack(held)
       else runnable.push(held)
     }
     return runnable
@@ -117,7 +118,7 @@ export class ConsumerEngine {
 
   /** Whether it must be given back unrun: the consumer closes, or one before it in its key was given back. */
   isStale(held: Held): boolean {
-    return this.phase !== "open" || (held.lane !== undefined && held.take < held.lane.firstTake)
+    return this.phase !== "open" || (held.lane !== undefined && held.epoch < held.lane.epoch)
   }
 
   /** Hands a delivery to the pool. */
@@ -214,9 +215,8 @@ export class ConsumerEngine {
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
     }
-    const write = Effect.flatMap(this.driver.publish([letter]), ([answer]) =>
-      answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void
-    ).pipe(
+    const write = Effect.suspend(() => this.driver.publish([letter])).pipe(
+      Effect.flatMap(([answer]) => (answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void)),
       Effect.tapError((error) => this.trouble("write a dead letter", error)),
       Effect.retry(untilItWorks)
     )
@@ -236,13 +236,15 @@ export class ConsumerEngine {
   settle(held: Held, settlement: Settlement, outcome: DeliveryOutcome): void {
     // Late: the consumer has closed without it, or has settled it as a part of closing.
     if (this.phase === "closed" || held.state === "settling" || held.state === "ended") return
-    if (held.lane !== undefined && settlement._tag !== "Acknowledge") this.lanes.block(held.lane)
+    // What never ran was behind another, or the consumer closes.
+    const blocks = settlement._tag !== "Acknowledge" && held.state === "running" ? held.lane : undefined
+    blocks?.block(held.envelope.id)
     this.books.move(held, "settling")
-    this.settler.add({ held, settlement, outcome })
+    this.settler.add({ held, settlement, outcome, blocks })
   }
 
-  private settled({ held, outcome, settlement }: Settling, answer: Settled): void {
-    if (held.lane !== undefined && settlement._tag !== "Acknowledge") this.lanes.unblock(held.lane, this.takes + 1)
+  private settled({ blocks, held, outcome }: Settling, answer: Settled): void {
+    blocks?.unblock(this.takes + 1)
     this.end(held, answer === "Lost" ? "lost" : outcome, answer !== "Unconfirmed")
     this.problem = undefined
   }

@@ -2,20 +2,47 @@
  * Order within a key when a message of it is given back.
  *
  * The pool runs the tasks of a key one at a time and in order. When one of them is to be tried again later, those behind it
- * must not overtake it: they are given back too, and so is what a take brings that had begun before the broker knew. From a
- * take that begins afterwards the broker hands over the key in order again.
+ * must not overtake it, and are given back too: those that wait in the pool, and those that a take brings which the broker
+ * had handed over before it knew. The broker keeps the key in order, so all is well again as soon as the message itself is
+ * back, or a take brings others of the key that began after the broker had answered.
  */
 export class Lane {
   readonly key: string
   /** Deliveries of this key that are held. */
   count = 0
-  /** Deliveries from takes before this one are given back. Infinite while the broker has not answered. */
+  /** Raised when a message is given back: what was admitted before is not to be run. */
+  epoch = 0
+  /** The message that was given back and comes first. */
+  awaiting: string | undefined = undefined
+  /** Others of the key are in order from this take on; infinite while the broker has not answered. */
   firstTake = 0
-  /** Give-backs that the broker has not answered. */
+  /** Messages given back that the broker has not answered. */
   pending = 0
 
   constructor(key: string) {
     this.key = key
+  }
+
+  /** Whether a delivery that a take has brought is in order. */
+  accepts(id: string, take: number): boolean {
+    if (this.awaiting === undefined) return true
+    if (id !== this.awaiting && take < this.firstTake) return false
+    this.awaiting = undefined
+    return true
+  }
+
+  /** A message that ran is given back. */
+  block(id: string): void {
+    this.epoch++
+    this.pending++
+    this.awaiting ??= id
+    this.firstTake = Number.POSITIVE_INFINITY
+  }
+
+  /** The broker has answered: takes that begin from now on bring the key in order. */
+  unblock(nextTake: number): void {
+    this.pending--
+    if (this.pending === 0) this.firstTake = nextTake
   }
 }
 
@@ -33,26 +60,19 @@ export class Lanes {
     return lane
   }
 
-  /** A delivery of the lane is to be given back: nothing of it runs until the broker has answered. */
-  block(lane: Lane): void {
-    lane.pending++
-    lane.firstTake = Number.POSITIVE_INFINITY
-  }
-
-  /** The broker has answered: takes that begin from now on bring the key in order. */
-  unblock(lane: Lane, nextTake: number): void {
-    lane.pending--
-    if (lane.pending === 0) lane.firstTake = nextTake
-  }
-
-  /** A delivery has ended. `takes` is the number of the latest take: the lane is remembered while an older one may come. */
+  /** A delivery has ended; `takes` is the number of the latest take. */
   leave(lane: Lane, takes: number): void {
     lane.count--
-    if (lane.count === 0 && lane.firstTake <= takes) this.lanes.delete(lane.key)
+    this.forget(lane, takes)
   }
 
-  /** Forgets lanes that had to be remembered for a take that has now ended. */
+  /** A take has ended: forgets the lanes that had to be remembered for it. */
   sweep(takes: number): void {
-    for (const [key, lane] of this.lanes) if (lane.count === 0 && lane.firstTake <= takes) this.lanes.delete(key)
+    for (const lane of this.lanes.values()) this.forget(lane, takes)
+  }
+
+  /** What an older take may still bring must find its lane. */
+  private forget(lane: Lane, takes: number): void {
+    if (lane.count === 0 && (lane.awaiting === undefined || lane.firstTake <= takes)) this.lanes.delete(lane.key)
   }
 }

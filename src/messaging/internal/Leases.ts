@@ -10,9 +10,13 @@ import type { Held } from "./Held.ts"
 const leased = (engine: ConsumerEngine): Array<Held> =>
   [...engine.held.values()].filter(({ leaseEndsAt, lost }) => leaseEndsAt !== undefined && lost === undefined)
 
-/** Renews at a third of the lease, and gives up what could not be renewed in time. */
+/**
+ * Renews at a third of the lease. What could not be renewed is given up a twelfth before its end, so that its handler has
+ * stopped when another begins.
+ */
 export const renewLeases = (engine: ConsumerEngine): Effect.Effect<never> => {
   const period = engine.settings.lease / 3
+  const margin = engine.settings.lease / 12
   const renew = Effect.suspend(() => {
     const held = leased(engine)
     if (held.length === 0) return Effect.void
@@ -33,12 +37,12 @@ export const renewLeases = (engine: ConsumerEngine): Effect.Effect<never> => {
   })
   const giveUp = Effect.sync(() => {
     const now = engine.now()
-    for (const one of leased(engine)) if ((one.leaseEndsAt ?? now) <= now) engine.lose(one, "expired")
+    for (const one of leased(engine)) if ((one.leaseEndsAt ?? now) - margin <= now) engine.lose(one, "expired")
   })
   /** Until the next renewal, or the end of a lease that could not be renewed. */
   const pause = Effect.suspend(() => {
     const now = engine.now()
-    const next = leased(engine).reduce((least, one) => Math.min(least, (one.leaseEndsAt ?? now) - now), period)
+    const next = leased(engine).reduce((least, one) => Math.min(least, (one.leaseEndsAt ?? now) - margin - now), period)
     return Effect.sleep(Math.max(1, next))
   })
   return Effect.forever(pause.pipe(Effect.andThen(giveUp), Effect.andThen(renew), Effect.andThen(giveUp)))

@@ -94,6 +94,8 @@ class Running {
       const stop = yield* Deferred.make<void>()
       engine.onStop = (error) => {
         this.stoppedBy ??= error
+        // At once, so that nothing more begins.
+        if (engine.phase === "open") engine.phase = "draining"
         Deferred.doneUnsafe(stop, Exit.void)
       }
       yield* Effect.forkIn(engine.settler.run, fibers)
@@ -275,7 +277,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
     Effect.gen(function* () {
       const { driver, settings, work } = parts
       const { topic, group } = work
-      yield* restore(driver.declare({ topic, groups: [group] }))
+      // A group that begins in the past is made by its subscription, which knows where it begins.
+      const groups = settings.replay === undefined ? [group] : []
+      yield* restore(driver.declare({ topic, groups }))
       const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
         name: `${topic}/${group}`,
         concurrency: settings.concurrency,

@@ -7,12 +7,15 @@ import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Settled, Settlement, Subscription } from "../Driver.ts"
 import { untilItWorks } from "./backoff.ts"
 import type { Held } from "./Held.ts"
+import type { Lane } from "./Lanes.ts"
 
 /** A settlement, and the outcome that it is when the broker has taken it. */
 export interface Settling {
   readonly held: Held
   readonly settlement: Settlement
   readonly outcome: DeliveryOutcome
+  /** The lane that waits for the answer. */
+  readonly blocks: Lane | undefined
 }
 
 /** Most settlements in one call. */

@@ -325,7 +325,7 @@ const makeApp = (env: Env, context: Context.Context<Broker>): App => {
         { discard: true }
       ),
     subscribe: (options) =>
-      env.patiently(driver.subscribe({ credit: 100, lease: env.lease, order: "none", ...options }))
+      env.patiently(driver.subscribe({ credit: 100, lease: 30_000, order: "none", ...options }))
   }
 }
 

@@ -1,0 +1,161 @@
+/** Rubbish in: options, envelopes, payloads and headers that nobody should send. */
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Effect, Exit, Schedule, Schema } from "effect"
+import { TestClock } from "effect/testing"
+import { Broker, Consumer, Topic } from "millrace"
+import { envelope } from "../brokers/support.ts"
+import { balanced, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+
+describe("options of a consumer", () => {
+  const wrong: ReadonlyArray<readonly [options: object, problem: RegExp]> = [
+    [{ group: "" }, /group must be a name/],
+    [{ group: "g", concurrency: 0 }, /concurrency must be a whole number of at least 1 .*got 0/],
+    [{ group: "g", prefetch: 1.5 }, /prefetch must be a whole number/],
+    [{ group: "g", prefetchBytes: Number.NaN }, /prefetchBytes must be/],
+    [{ group: "g", maxAttempts: -1 }, /maxAttempts must be/],
+    [{ group: "g", lease: 0 }, /lease must be .* more than zero/],
+    [{ group: "g", timeout: "soon" }, /timeout must be a duration/],
+    [{ group: "g", shutdownDeadline: Number.NaN }, /shutdownDeadline must be a duration/],
+    [{ group: "g", onUndecodable: "ignore" }, /onUndecodable must be one of "deadLetter", "stop"/],
+    [{ group: "g", order: "total" }, /order must be "key" or left out/],
+    [{ group: "g", replay: "yesterday" }, /replay must be "earliest" or a Date/],
+    [{ group: "g", rateLimit: { limit: 0, interval: "1 second" } }, /rateLimit.limit must be/]
+  ]
+  for (const [options, problem] of wrong) {
+    it.effect(`${JSON.stringify(options)} are a defect that says what is allowed`, () =>
+      onMemory(
+        Effect.gen(function* () {
+          // What the types would not let through, as a JavaScript program may send it.
+          const exit = yield* Effect.exit(Consumer.make(Numbers, () => Effect.void, options as { group: string }))
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+          assert.match(String(exit), problem)
+        })
+      )
+    )
+  }
+})
+
+describe("an envelope", () => {
+  it.effect("with an attempt that nobody has made begins with the first", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const attempts: Array<number> = []
+        yield* Consumer.make(Numbers, (_, { attempt }) => Effect.sync(() => attempts.push(attempt)), { group: "g" })
+        const driver = yield* Broker.Broker
+        for (const attempt of [1e20, -3, 0, 2.7, Number.NaN, 7]) {
+          yield* driver.publish([
+            {
+              envelope: envelope(`id ${attempt}`, { topic: "numbers", attempt }),
+              body: new TextEncoder().encode('{"n":1}'),
+              destination: { _tag: "Topic", topic: "numbers" }
+            }
+          ])
+        }
+        yield* settle
+        assert.deepStrictEqual(attempts, [1, 1, 1, 2, 1, 7])
+      })
+    )
+  )
+})
+
+describe("a payload", () => {
+  for (const [what, body] of [
+    ["empty", new Uint8Array()],
+    ["no UTF-8", new Uint8Array([0x22, 0xff, 0xfe, 0x22])],
+    ["no JSON", new TextEncoder().encode("{")],
+    ["null", new TextEncoder().encode("null")]
+  ] as const) {
+    it.effect(`that is ${what} is set aside as it is, and the next message flows`, () =>
+      onMemory(
+        Effect.gen(function* () {
+          const consumer = yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+          const driver = yield* Broker.Broker
+          yield* driver.publish([
+            { envelope: envelope("x", { topic: "numbers" }), body, destination: { _tag: "Topic", topic: "numbers" } }
+          ])
+          yield* publish(1)
+          yield* settle
+          assert.deepInclude(yield* balanced(consumer), { deadLettered: 1, acknowledged: 1 })
+        })
+      )
+    )
+  }
+
+  it.effect("of any text comes back as it was", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const Text = Topic.make("text", { schema: Schema.String, version: 1 })
+        const texts = ["", "\u0000", "☃\u{1f600}", "\u2028", "a".repeat(1_000_000)]
+        const got: Array<string> = []
+        yield* Consumer.make(Text, (text) => Effect.sync(() => got.push(text)), { group: "g", concurrency: 1 })
+        yield* Text.publishAll(texts)
+        yield* settle
+        assert.deepStrictEqual(got, texts)
+      })
+    )
+  )
+})
+
+describe("a handler", () => {
+  it.effect("that never returns keeps its message, and the others flow", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, ({ n }) => (n === 1 ? Effect.never : Effect.void), {
+          group: "g",
+          concurrency: 2,
+          shutdownDeadline: 0
+        })
+        for (const n of [1, 2, 3, 4]) yield* publish(n)
+        yield* TestClock.adjust("1 hour")
+        assert.deepInclude(yield* balanced(consumer), { running: 1, acknowledged: 3, lost: 0 })
+      })
+    )
+  )
+
+  it.effect("whose message was delivered too often is not run: it may be what kills the process", () =>
+    onMemory(
+      Effect.gen(function* () {
+        let runs = 0
+        // Each of these members takes it and closes at once: deliveries without an attempt.
+        const take = Consumer.make(Numbers, () => Effect.never, { group: "g", shutdownDeadline: 0, maxDeliveries: 3 })
+        yield* publish(1).pipe(Effect.andThen(Effect.void))
+        const first = yield* take
+        yield* publish(2)
+        yield* settle
+        yield* first.drain({ deadline: 0 })
+        for (let i = 0; i < 2; i++) {
+          const member = yield* take
+          yield* settle
+          yield* member.drain({ deadline: 0 })
+        }
+        const last = yield* Consumer.make(
+          Numbers,
+          () => {
+            runs++
+            return Effect.void
+          },
+          { group: "g", maxDeliveries: 3 }
+        )
+        yield* settle
+        assert.strictEqual(runs, 0)
+        assert.isAtLeast((yield* balanced(last)).deadLettered, 1)
+      })
+    )
+  )
+
+  it.effect("with a schedule that dies ends its message as a dead letter", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Refused()), {
+          group: "g",
+          onError: {
+            Refused: Consumer.retry(Schedule.forever.pipe(Schedule.addDelay(() => Effect.die("schedule"))))
+          }
+        })
+        yield* publish(1)
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
+      })
+    )
+  )
+})

@@ -1,0 +1,133 @@
+/** How a consumer closes: what has run is settled, what has not is given back without an attempt. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, Scope } from "effect"
+import { TestClock } from "effect/testing"
+import { Consumer } from "millrace"
+import { whileTimePasses } from "millrace/testing"
+import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
+
+describe("closing a consumer", () => {
+  it.effect("lets running handlers end, and gives the rest back at once", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const one = yield* gate
+        const consumer = yield* Consumer.make(Numbers, () => one.pass, { group: "g", concurrency: 1 })
+        for (const n of [1, 2, 3]) yield* publish(n)
+        yield* one.begun
+        const draining = yield* Effect.forkChild(consumer.drain())
+        yield* settle
+        const attempts: Array<number> = []
+        const other = yield* Consumer.make(Numbers, (_, message) => Effect.sync(() => attempts.push(message.attempt)), {
+          group: "g"
+        })
+        yield* settle
+        assert.deepStrictEqual(attempts, [1, 1])
+        assert.strictEqual((yield* consumer.health).status, "draining")
+        yield* one.open
+        const report = yield* Fiber.join(draining)
+        assert.deepInclude(report, { drained: 1, released: 2, abandoned: [], unsettled: [] })
+        assert.deepInclude(yield* balanced(consumer), { received: 3, acknowledged: 1, released: 2 })
+        assert.deepInclude(yield* balanced(other), { received: 2, acknowledged: 2 })
+        assert.deepStrictEqual(yield* consumer.drain(), report)
+        assert.strictEqual((yield* consumer.health).status, "stopped")
+      })
+    )
+  )
+
+  it.effect("interrupts at the deadline, which is no error of the handler and costs no attempt", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const ends: Array<boolean> = []
+        const consumer = yield* Consumer.make(
+          Numbers,
+          () =>
+            Effect.never.pipe(
+              Effect.onExit((exit) => Effect.sync(() => ends.push(Exit.hasInterrupts(exit)))),
+              Effect.andThen(Effect.fail(new Busy({ after: 0 })))
+            ),
+          { group: "g", onError: { Busy: Consumer.drop("must not be asked") } }
+        )
+        yield* publish(1)
+        yield* settle
+        const draining = yield* Effect.forkChild(consumer.drain({ deadline: "10 seconds" }))
+        yield* TestClock.adjust("9 seconds")
+        assert.deepStrictEqual(ends, [])
+        yield* TestClock.adjust("1 seconds")
+        const report = yield* Fiber.join(draining)
+        assert.deepStrictEqual(ends, [true])
+        assert.deepInclude(report, { drained: 0, released: 1 })
+        const attempts: Array<number> = []
+        yield* Consumer.make(Numbers, (_, message) => Effect.sync(() => attempts.push(message.attempt)), { group: "g" })
+        yield* settle
+        assert.deepStrictEqual(attempts, [1])
+      })
+    )
+  )
+
+  it.effect("abandons a handler that does not stop, names it, and leaves its message to its lease", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const stuck = yield* gate
+        const consumer = yield* Consumer.make(Numbers, () => Effect.uninterruptible(stuck.pass), {
+          group: "g",
+          lease: "60 seconds",
+          shutdownGrace: "1 second"
+        })
+        const { id } = yield* publish(1)
+        yield* stuck.begun
+        const report = yield* whileTimePasses(consumer.drain({ deadline: 0 }))
+        assert.deepStrictEqual(report.abandoned, [id])
+        assert.deepInclude(yield* balanced(consumer), { received: 1, unsettled: 1, released: 0 })
+        const attempts: Array<number> = []
+        yield* Consumer.make(Numbers, (_, message) => Effect.sync(() => attempts.push(message.attempt)), { group: "g" })
+        yield* TestClock.adjust("50 seconds")
+        assert.deepStrictEqual(attempts, [])
+        yield* TestClock.adjust("20 seconds")
+        assert.deepStrictEqual(attempts, [1])
+        yield* stuck.open
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { received: 1, unsettled: 1, acknowledged: 0 })
+      })
+    )
+  )
+
+  it.effect("happens with the scope, and hands the report to onShutdown", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const scope = yield* Scope.make()
+        const reports: Array<Consumer.ConsumerReport> = []
+        yield* Consumer.make(Numbers, () => Effect.void, {
+          group: "g",
+          onShutdown: (report) => Effect.sync(() => reports.push(report))
+        }).pipe(Scope.provide(scope))
+        yield* publish(1)
+        yield* settle
+        yield* Scope.close(scope, Exit.void)
+        assert.strictEqual(reports.length, 1)
+        assert.include(Consumer.formatReport(reports[0] as Consumer.ConsumerReport), "Of 1 received: 1 acknowledged.")
+      })
+    )
+  )
+
+  it.effect("while paused gives everything back", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const handled: Array<number> = []
+        const consumer = yield* Consumer.make(Numbers, ({ n }) => Effect.sync(() => handled.push(n)), { group: "g" })
+        yield* consumer.pause
+        yield* publish(1)
+        yield* settle
+        assert.deepStrictEqual(handled, [])
+        assert.strictEqual((yield* consumer.health).status, "paused")
+        yield* consumer.resume
+        yield* settle
+        assert.deepStrictEqual(handled, [1])
+        yield* consumer.pause
+        yield* publish(2)
+        const report = yield* consumer.drain()
+        assert.strictEqual(report.drained, 0)
+        assert.deepStrictEqual(handled, [1])
+      })
+    )
+  )
+})

@@ -1,0 +1,136 @@
+/** Order by key: within one consumer, over retries, and between members of a group. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Schedule } from "effect"
+import { TestClock } from "effect/testing"
+import * as fc from "fast-check"
+import { Consumer } from "millrace"
+import { Memory } from "millrace/memory"
+import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
+
+const soon = Schedule.spaced("1 second")
+
+describe("order by key", () => {
+  it.effect("runs a key one at a time and in order, and other keys meanwhile", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const first = yield* gate
+        const begun: Array<number> = []
+        yield* Consumer.make(
+          Numbers,
+          ({ n }) =>
+            Effect.andThen(
+              Effect.sync(() => begun.push(n)),
+              n === 1 ? first.pass : Effect.void
+            ),
+          { group: "g", order: "key" }
+        )
+        yield* publish(1, "a")
+        yield* publish(2, "a")
+        yield* publish(3, "b")
+        yield* settle
+        assert.deepStrictEqual(begun, [1, 3])
+        yield* first.open
+        yield* settle
+        assert.deepStrictEqual(begun, [1, 3, 2])
+      })
+    )
+  )
+
+  it.effect("keeps those of a key waiting while one of them is tried again later", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const handled: Array<string> = []
+        const consumer = yield* Consumer.make(
+          Numbers,
+          ({ key, n }, message) => {
+            handled.push(`${key}${n}.${message.attempt}`)
+            return key === "a" && n === 1 && message.attempt < 3 ? Effect.fail(new Busy({ after: 1 })) : Effect.void
+          },
+          { group: "g", order: "key", onError: { Busy: Consumer.retry(soon) } }
+        )
+        for (const n of [1, 2, 3]) yield* publish(n, "a")
+        yield* publish(1, "b")
+        yield* settle
+        assert.deepStrictEqual(handled, ["a1.1", "b1.1"])
+        yield* publish(4, "a")
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(handled.slice(2), ["a1.2"])
+        yield* TestClock.adjust("1 second")
+        yield* settle
+        assert.deepStrictEqual(handled.slice(3), ["a1.3", "a2.1", "a3.1", "a4.1"])
+        assert.deepInclude(yield* balanced(consumer), { acknowledged: 5, retried: 2, lost: 0 })
+      })
+    )
+  )
+
+  it.effect(
+    "holds for random failures, keys and members that come and go",
+    () =>
+      Effect.promise(() =>
+        fc.assert(
+          fc.asyncProperty(
+            fc.array(fc.record({ key: fc.constantFrom("a", "b", "c"), failures: fc.integer({ min: 0, max: 2 }) }), {
+              minLength: 1,
+              maxLength: 30
+            }),
+            fc.integer({ min: 1, max: 4 }),
+            fc.array(fc.boolean(), { maxLength: 8 }),
+            (messages, concurrency, churn) => {
+              const handled: Array<{ readonly key: string; readonly n: number }> = []
+              const running = new Map<string, number>()
+              let overlaps = 0
+              const program = Effect.gen(function* () {
+                const member = Consumer.make(
+                  Numbers,
+                  ({ key = "", n }, message) =>
+                    Effect.gen(function* () {
+                      const together = (running.get(key) ?? 0) + 1
+                      running.set(key, together)
+                      if (together > 1) overlaps++
+                      yield* Effect.ensuring(
+                        Effect.sleep("10 millis"),
+                        Effect.sync(() => running.set(key, (running.get(key) ?? 0) - 1))
+                      )
+                      if (message.attempt <= (messages[n]?.failures ?? 0)) return yield* new Busy({ after: 1 })
+                      handled.push({ key, n })
+                    }),
+                  {
+                    group: "g",
+                    order: "key",
+                    concurrency,
+                    prefetch: 8,
+                    onError: { Busy: Consumer.retry(Schedule.spaced("30 millis")) }
+                  }
+                )
+                yield* member
+                const others: Array<Consumer.RunningConsumer> = []
+                for (const [n, { key }] of messages.entries()) yield* publish(n, key)
+                for (const join of churn) {
+                  yield* TestClock.adjust("15 millis")
+                  if (join) others.push(yield* member)
+                  else {
+                    const left = others.pop()
+                    if (left !== undefined) yield* Effect.forkChild(left.drain({ deadline: "5 millis" }))
+                  }
+                }
+                yield* TestClock.adjust("20 seconds")
+              })
+              const whole = Effect.scoped(program).pipe(Effect.provide([Memory.layer(), TestClock.layer()]))
+              return Effect.runPromise(whole).then(() => {
+                assert.strictEqual(overlaps, 0)
+                for (const key of ["a", "b", "c"]) {
+                  const firsts = [...new Set(handled.filter((one) => one.key === key).map(({ n }) => n))]
+                  assert.deepStrictEqual(
+                    firsts,
+                    [...messages.entries()].filter(([, one]) => one.key === key).map(([n]) => n)
+                  )
+                }
+              })
+            }
+          ),
+          { numRuns: 60 }
+        )
+      ),
+    { timeout: 60_000 }
+  )
+})
