@@ -40,7 +40,8 @@ class Claimed implements Delivery {
   readonly seq: number
   readonly owner: number
   readonly queue: number
-  readonly subscription: Subscription
+  /** Hidden, because whoever prints a delivery does not want to see the whole driver. */
+  readonly #subscription: Subscription
   /** `leaseEndsAt` as it was renewed. */
   endsAt: number
   state: "buffered" | "given" | "settled" | "lost" = "buffered"
@@ -59,7 +60,11 @@ class Claimed implements Delivery {
     this.seq = seq
     this.owner = owner
     this.queue = queue
-    this.subscription = subscription
+    this.#subscription = subscription
+  }
+
+  isOf(subscription: Subscription): boolean {
+    return this.#subscription === subscription
   }
 }
 
@@ -306,7 +311,7 @@ export class Subscription implements Contract, Claimant {
 
   /** A delivery of this subscription; of others nothing is known. */
   private own(delivery: Delivery): Claimed | undefined {
-    return delivery instanceof Claimed && delivery.subscription === this ? delivery : undefined
+    return delivery instanceof Claimed && delivery.isOf(this) ? delivery : undefined
   }
 
   readonly renew = (
