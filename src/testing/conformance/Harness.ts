@@ -324,8 +324,7 @@ const makeApp = (env: Env, context: Context.Context<Broker>): App => {
         (message) => env.patiently(Effect.flatMap(driver.publish([message]), ([answer]) => confirmed(answer))),
         { discard: true }
       ),
-    subscribe: (options) =>
-      env.patiently(driver.subscribe({ credit: 100, lease: 30_000, order: "none", ...options }))
+    subscribe: (options) => env.patiently(driver.subscribe({ credit: 100, lease: 30_000, order: "none", ...options }))
   }
 }
 
