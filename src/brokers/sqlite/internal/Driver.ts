@@ -193,8 +193,9 @@ export const open = (
 const backlog = (store: Store, { group, topic }: Group): Backlog => {
   const { database } = store
   const queue = store.queue(topic, group)
-  if (queue === undefined) return { waiting: 0, inFlight: 0, oldest: undefined }
+  if (queue === undefined) return { waiting: 0, delayed: 0, inFlight: 0, oldest: undefined }
   let waiting = 0
+  let delayed = 0
   let first = Number.POSITIVE_INFINITY
   for (const state of [0, 2, 3]) {
     const row = database
@@ -203,6 +204,7 @@ const backlog = (store: Store, { group, topic }: Group): Backlog => {
       )
       .get(queue)
     waiting += row?.[0] ?? 0
+    if (state === 2) delayed = row?.[0] ?? 0
     first = Math.min(first, row?.[1] ?? Number.POSITIVE_INFINITY)
   }
   const [unread] = database
@@ -222,6 +224,7 @@ const backlog = (store: Store, { group, topic }: Group): Backlog => {
     .get(first === Number.POSITIVE_INFINITY ? -1 : first)?.[0]
   return {
     waiting: waiting + unread,
+    delayed,
     inFlight,
     oldest: published === undefined ? undefined : Math.max(0, store.clock.wall() - published)
   }
