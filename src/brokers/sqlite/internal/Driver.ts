@@ -19,7 +19,7 @@ import { makeClient } from "./Client.ts"
 import { Database } from "./Database.ts"
 import { deadLetters, reading } from "./DeadLetters.ts"
 import type { About } from "./Failure.ts"
-import { fromCause, isBusy, locked, rejected, system } from "./Failure.ts"
+import { fromCause, isBusy, locked, moved, rejected, system } from "./Failure.ts"
 import { FileClock } from "./FileClock.ts"
 import { migrate, version } from "./Migrations.ts"
 import type { BrokerSettings } from "./Options.ts"
@@ -101,8 +101,14 @@ export const open = (
 
     const tick = Effect.suspend(() => {
       watcher.poll()
-      const expired = Effect.forEach(subscriptions, (subscription) => subscription.expire(), { discard: true })
-      return subscriptions.size === 0 ? expired : Effect.andThen(expired, sweep(pump))
+      if (pump.hasWaiting && !database.isInPlace()) pump.failWaiting((about) => moved(about, filename))
+      if (subscriptions.size === 0) return Effect.void
+      return Effect.gen(function* () {
+        if (clock.isBehind()) yield* Effect.ignore(pump.request({ operation: "clock" }, { weight: 1 }, () => {}))
+        pump.ring()
+        for (const subscription of subscriptions) yield* subscription.expire()
+        yield* sweep(pump)
+      })
     })
 
     yield* Effect.addFinalizer(() =>
