@@ -324,8 +324,7 @@ const makeApp = (env: Env, context: Context.Context<Broker>): App => {
         (message) => env.patiently(Effect.flatMap(driver.publish([message]), ([answer]) => confirmed(answer))),
         { discard: true }
       ),
-    subscribe: (options) =>
-      env.patiently(driver.subscribe({ credit: 100, lease: 30_000, order: "none", ...options }))
+    subscribe: (options) => env.patiently(driver.subscribe({ credit: 100, lease: 30_000, order: "none", ...options }))
   }
 }
 
@@ -384,6 +383,10 @@ export const needs =
     const missing = abilities.filter((ability) => fixture.abilities[ability] === "none")
     return missing.length === 0 ? undefined : `the driver has no ${missing.join(", ")}`
   }
+
+/** For cases that count exactly, which duplicates would spoil. */
+export const needsCalm = ({ calm }: Fixture): string | undefined =>
+  calm === false ? "it counts exactly, and duplicates are allowed where things go wrong" : undefined
 
 export const needsHook =
   (hook: "restart" | "crash" | "blackHole" | "worker" | "transactions") =>

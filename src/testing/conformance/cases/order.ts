@@ -4,10 +4,13 @@ import * as Latch from "effect/Latch"
 import * as Schedule from "effect/Schedule"
 import * as Consumer from "../../../messaging/Consumer.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
+import type { Fixture } from "../Fixture.ts"
 import type { Env, Numbered, Spec } from "../Harness.ts"
-import { Boom, check, checkEqual, checkOrder, fail, Log, needs, outgoing, seen } from "../Harness.ts"
+import { Boom, check, checkEqual, checkOrder, fail, Log, needs, needsCalm, outgoing, seen } from "../Harness.ts"
 import { acknowledge, idOf, quiet, settle, takeMany, takeRest } from "./contract.ts"
 import { publishMany } from "./delivery.ts"
+
+const orderInCalm = (fixture: Fixture): string | undefined => needs("order")(fixture) ?? needsCalm(fixture)
 
 /** A handler that notes what it has done, and whether a key was ever in two places at once. */
 const watched = (env: Env) => {
@@ -185,7 +188,7 @@ const retryHolds: Spec = {
 const takeAfterGivingBack: Spec = {
   id: "take-after-giving-back",
   name: "a take that begins after a message was given back brings nothing of its key before it",
-  needs: needs("order"),
+  needs: orderInCalm,
   run: (env) =>
     Effect.gen(function* () {
       const app = yield* env.connect
@@ -219,7 +222,7 @@ const takeAfterGivingBack: Spec = {
 const oneSubscription: Spec = {
   id: "key-one-subscription",
   name: "a key is with one subscription at a time",
-  needs: needs("order"),
+  needs: orderInCalm,
   run: (env) =>
     Effect.gen(function* () {
       const topic = env.name()
