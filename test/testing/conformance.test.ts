@@ -1,9 +1,10 @@
 /** The conformance suite on the broker in memory, in calm and with faults. */
-import { describe, it } from "@effect/vitest"
-import { Effect, Logger } from "effect"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Logger } from "effect"
 import { Memory } from "millrace/memory"
 import type { Fixture } from "millrace/testing"
 import { brokerConformance, FaultyBroker } from "millrace/testing"
+import { fixtureOf, mutants } from "./mutants.ts"
 
 const memory = (): Fixture => ({
   layer: Memory.layer({ store: Memory.makeStore(), retain: 100_000 }),
@@ -41,3 +42,20 @@ for (const seed of (process.env.SEEDS ?? "1").split(",")) {
   })
   suite(`memory with faults (${seed})`, { ...memory(), layer: faulty.layer(memory().layer), calm: false })
 }
+
+describe.concurrent("a driver that", () => {
+  for (const mutant of mutants) {
+    it(`${mutant.name} is caught`, { timeout: 60_000 }, async () => {
+      const cases = brokerConformance(fixtureOf(mutant))
+      for (const id of mutant.caughtBy) {
+        const one = cases.find((one) => one.id === id)
+        if (one === undefined) assert.fail(`there is no case "${id}"`)
+        assert.isUndefined(one.skipped, id)
+        const exit = await Effect.runPromise(Effect.exit(Effect.provide(one.run, Logger.layer([]))))
+        assert.isTrue(Exit.isFailure(exit), `"${id}" does not notice`)
+        if (process.env.SHOW && Exit.isFailure(exit))
+          console.log(mutant.name, "|", id, "|", String((exit.cause.reasons[0] as any)?.error?.detail).slice(0, 200))
+      }
+    })
+  }
+})

@@ -18,7 +18,8 @@ export const takeMany = (env: Env, subscription: Subscription, count: number, ma
   Effect.gen(function* () {
     const deliveries: Array<Delivery> = []
     while (deliveries.length < count) {
-      const some = yield* env.patiently(subscription.take(count - deliveries.length, maxBytes))
+      const take = subscription.take(count - deliveries.length, maxBytes)
+      const some = yield* env.patiently(take, `a take, after ${deliveries.length} of ${count} messages,`)
       yield* check(some.length > 0, "take answered nothing")
       deliveries.push(...some)
     }

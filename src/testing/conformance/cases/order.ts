@@ -60,8 +60,9 @@ const keyHeld: Spec = {
           }
           yield* log.note(value, envelope)
         })
-      yield* one.consume(topic, handler, { group: "g", order: "key", concurrency: 4 })
-      yield* two.consume(topic, handler, { group: "g", order: "key", concurrency: 4 })
+      const options = { group: "g", order: "key", concurrency: 4, shutdownDeadline: 0 } as const
+      yield* one.consume(topic, handler, options)
+      yield* two.consume(topic, handler, options)
       const held = [yield* one.publish(topic, { n: 0, key: "held" })]
       yield* env.until("the first message of the key begins", () => begun.length > 0)
       held.push(yield* one.publish(topic, { n: 1, key: "held" }))
@@ -162,7 +163,10 @@ const retryHolds: Spec = {
       const topic = env.topic("g")
       const { check: inOrder, handler, log } = watched(env)
       const app = yield* env.connect
+      const held = yield* Effect.forEach([0, 1, 2, 3, 4, 5], (n) => app.publish(topic, { n, key: "held" }))
+      const others = yield* publishMany(app, topic, env.count(200, 40), 20)
       let failures = 0
+      // With a prefetch that leaves most of the key at the broker, where the rest must wait as well.
       yield* app.consume(
         topic,
         (value, envelope) =>
@@ -173,10 +177,14 @@ const retryHolds: Spec = {
               ? Effect.fail(new Boom({ why: "again" }))
               : Effect.void
           ),
-        { group: "g", order: "key", concurrency: 4, onError: Consumer.retry(Schedule.spaced("300 millis")) }
+        {
+          group: "g",
+          order: "key",
+          concurrency: 2,
+          prefetch: 3,
+          onError: Consumer.retry(Schedule.spaced("300 millis"))
+        }
       )
-      const held = yield* Effect.forEach([0, 1, 2, 3], (n) => app.publish(topic, { n, key: "held" }))
-      const others = yield* publishMany(app, topic, env.count(200, 40), 20)
       yield* env.until("the others are handled", () => others.every((id) => log.ids.has(id)))
       const report = yield* env.all(log, [...held, ...others])
       yield* inOrder
