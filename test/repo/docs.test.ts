@@ -70,6 +70,7 @@ describe("examples in the documentation", () => {
         typeRoots: ["../../@types"],
         paths: {
           millrace: ["../../../src/index.ts"],
+          "millrace/sqlite": ["../../../src/brokers/sqlite/index.ts"],
           "millrace/testing": ["../../../src/testing/index.ts"]
         }
       },
