@@ -107,6 +107,11 @@ export interface Topic<in out A, out B extends string = "default", out R = never
     values: Iterable<A>,
     options?: { readonly headers?: Readonly<Record<string, string>> | undefined }
   ) => Effect.Effect<ReadonlyArray<Receipt>, BrokerError | EncodeError | PublishIncomplete, R | Broker<never, B>>
+  /**
+   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once. Call it at
+   * the start of a program whose first publish is inside a transaction, where some brokers can create nothing.
+   */
+  readonly declare: Effect.Effect<void, BrokerError, Broker<never, B>>
   /** The payload of a message in the current version. */
   readonly decode: (message: RawMessage) => Effect.Effect<A, Undecodable | UnknownVersion, R>
   /** The bytes of a payload, in the current version. */
@@ -248,6 +253,7 @@ export const make = <
     broker,
     publish: publish as unknown as Topic<A, B, R>["publish"],
     publishAll: publishAll as unknown as Topic<A, B, R>["publishAll"],
+    declare: withDriver(() => Effect.void) as unknown as Topic<A, B, R>["declare"],
     decode: codec.decode,
     encode: codec.encode
   }
