@@ -185,12 +185,13 @@ class Running {
 
   /** Closes the consumer, once; everybody gets the same report. */
   drain(deadline: number): Effect.Effect<ConsumerReport> {
-    return Effect.suspend(() => {
-      if (this.closing) return Deferred.await(this.ended)
+    // Whoever asked for it may go away: a consumer that has begun to close closes.
+    const begin = Effect.suspend(() => {
+      if (this.closing) return Effect.void
       this.closing = true
-      // Whoever asked for it may go away: a consumer that has begun to close closes.
-      return Effect.flatMap(Effect.forkDetach(this.close(deadline)), () => Deferred.await(this.ended))
+      return Effect.asVoid(Effect.forkDetach(this.close(deadline)))
     })
+    return Effect.andThen(Effect.uninterruptible(begin), Deferred.await(this.ended))
   }
 
   private close(deadline: number): Effect.Effect<void> {
