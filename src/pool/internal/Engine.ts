@@ -109,17 +109,17 @@ export class Engine {
       let refused: PoolClosed | undefined
       if (refusal === "blocked") {
         this.admission.enterBlocked(task)
-        task.admitted = (closed) => {
+        this.admission.waitForPlace(task, (closed) => {
           refused = closed
           if (closed !== undefined) end?.(Exit.fail(closed))
-        }
+        })
       } else if (refusal !== undefined) return resume(Exit.fail(refusal))
       end = this.waiting.observeEnd(fiber, task, resume, () => this.withdraw(task, fiber.id))
       if (refused !== undefined) end(Exit.fail(refused))
       return Effect.suspend(() => {
         end(undefined)
         // Nobody waits for the result any more; should it be a failure after all, it is reported.
-        task.flags &= ~Flag.Read
+        task.unmark(Flag.Read)
         if (task.result !== undefined) this.ending.unheard(task, task.result)
         return this.cancelAndWait(task, fiber)
       })
@@ -204,10 +204,10 @@ export class Engine {
         leave()
         return resume(Exit.succeed(task))
       }
-      task.admitted = (closed) => {
+      this.admission.waitForPlace(task, (closed) => {
         leave()
         resume(closed === undefined ? Exit.succeed(task) : Exit.fail(closed))
-      }
+      })
       return Effect.sync(() => {
         leave()
         this.withdraw(task, fiber.id)
@@ -222,10 +222,7 @@ export class Engine {
       case State.Settled:
         return
       case State.Blocked:
-        this.admission.leaveBlocked(task)
-        this.admission.placeFreed(task.extra?.key)
-        if (this.admission.blocked.size > 0) this.slots.pump()
-        return
+        return this.admission.giveUp(task)
       case State.Running:
         return this.slots.interrupt(task, by)
       case State.Queued:
@@ -240,9 +237,10 @@ export class Engine {
     let context = fiber.context
     // The submitter may run on a scheduler of its own, such as that of `runSync`, which ends with it.
     if (fiber.cache.scheduler !== this.scheduler) context = Context.add(context, Scheduler.Scheduler, this.scheduler)
-    const task = new Task(this, ++this.sequence, effect, context, extra)
-    task.flags = flags
-    return task
+    const sequence = ++this.sequence
+    if (extra === undefined) return new Task(this, sequence, effect, context, flags)
+    extra.sequence = sequence
+    return new Task(this, extra, effect, context, flags)
   }
 
   clearTimer(task: Task): void {

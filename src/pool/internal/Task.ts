@@ -16,8 +16,8 @@ import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
-import type { PoolClosed } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
+import { Run } from "./Run.ts"
 import type { Timer } from "./Timers.ts"
 
 /** An effect whose types the caller's signature has already checked; the engine only runs it. */
@@ -29,28 +29,33 @@ export type AnyExit = Exit.Exit<unknown, unknown>
 export const State = { New: 0, Blocked: 1, Queued: 2, Running: 3, Settled: 4 } as const
 export type State = (typeof State)[keyof typeof State]
 
-/** Bits of {@link Task.flags}. */
+/** The bits of {@link Task.bits} that hold the state; the others are flags. */
+const stateBits = 7
+
+/** What is noted of a task beside its state, a bit each. */
 export const Flag = {
   /** Its `timeout` has passed. */
-  TimedOut: 1,
+  TimedOut: 8,
   /** It holds its slot although it was told to stop. */
-  Overrunning: 2,
+  Overrunning: 16,
   /** The pool's shutdown told it to stop, so an interruption is the pool's doing. */
-  ShutDown: 4,
+  ShutDown: 32,
   /** Its body has ended; finalizers or `onFailure` are running, which nothing may interrupt. */
-  Ending: 8,
+  Ending: 64,
   /** Somebody was given a handle and may still read the result. */
-  Handle: 16,
+  Handle: 128,
   /** Somebody saw the result, or waits for it and will. */
-  Read: 32,
+  Read: 256,
   /** Its producer waits for a place among the tasks of its key, not for one in the whole backlog. */
-  BlockedByKey: 64,
+  BlockedByKey: 512,
   /** Its `onFailure` has been called. */
-  Told: 128
+  Told: 1024
 } as const
 
 /** What a task carries only when an option or a watched registry asks for it. */
 export interface Extra {
+  /** The number of the task in its pool, set when the task is made. */
+  sequence: number
   readonly name: string | undefined
   readonly key: string | undefined
   readonly priority: number
@@ -69,36 +74,95 @@ export interface Extra {
 /** Is told of the result; answers whether somebody has thereby seen it. */
 type Observer = (exit: AnyExit) => boolean
 
+/**
+ * Eight fields, and each of them counts: a producer may keep a million handles, and the time that a task takes grows with
+ * what the garbage collector has to copy for it. So fields that are never needed at the same time share a place.
+ */
 export class Task {
-  state: State = State.New
-  flags = 0
-  effect: AnyEffect | undefined
-  context: Context.Context<never> | undefined
-  /** How it ended, from the moment the outcome is recorded. */
-  result: AnyExit | undefined = undefined
-  fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
-  /** While it is blocked: tells the producer that it was accepted, or why not. */
-  admitted: ((refusal: PoolClosed | undefined) => void) | undefined = undefined
+  /** State and flags. */
+  private bits: number
+  /** The effect until the task is settled, then how it ended, which is an effect as well. */
+  private body: AnyEffect
+  /** What it has of its submitter, and from its start on the run around that; nothing once it has ended. */
+  private home: Context.Context<never> | Run | undefined
   /** Told of the result, in order; one or many, since nearly always it is one. */
   private observers: Observer | Array<Observer> | undefined = undefined
   prev: Task | undefined = undefined
   next: Task | undefined = undefined
   readonly engine: Engine
-  readonly sequence: number
-  readonly extra: Extra | undefined
+  /** Its number, or where it carries more than that, what it carries. */
+  private readonly label: number | Extra
 
   constructor(
     engine: Engine,
-    sequence: number,
+    label: number | Extra,
     effect: AnyEffect,
     context: Context.Context<never>,
-    extra: Extra | undefined
+    flags: number
   ) {
+    this.bits = flags
+    this.body = effect
+    this.home = context
     this.engine = engine
-    this.sequence = sequence
-    this.effect = effect
-    this.context = context
-    this.extra = extra
+    this.label = label
+  }
+
+  get state(): State {
+    // The constructor and the setter let nothing else into these bits.
+    return (this.bits & stateBits) as State
+  }
+
+  set state(state: State) {
+    this.bits = (this.bits & ~stateBits) | state
+  }
+
+  has(flag: number): boolean {
+    return (this.bits & flag) !== 0
+  }
+
+  mark(flag: number): void {
+    this.bits |= flag
+  }
+
+  unmark(flag: number): void {
+    this.bits &= ~flag
+  }
+
+  get effect(): AnyEffect {
+    return this.body
+  }
+
+  /** How it ended, from the moment the outcome is recorded. */
+  get result(): AnyExit | undefined {
+    // `settle` has put an exit there.
+    return (this.bits & stateBits) === State.Settled ? (this.body as AnyExit) : undefined
+  }
+
+  get extra(): Extra | undefined {
+    return typeof this.label === "number" ? undefined : this.label
+  }
+
+  get sequence(): number {
+    return typeof this.label === "number" ? this.label : this.label.sequence
+  }
+
+  /** The context of its submitter, until it has ended. */
+  get context(): Context.Context<never> | undefined {
+    return this.home instanceof Run ? this.home.context : this.home
+  }
+
+  /** What it has while it runs; undefined before and after. */
+  get run(): Run | undefined {
+    return this.home instanceof Run ? this.home : undefined
+  }
+
+  /** The fiber that runs it, from the first operation of that on. */
+  get fiber(): Fiber.Fiber<unknown, unknown> | undefined {
+    return this.run?.fiber
+  }
+
+  begin(run: Run): void {
+    this.home = run
   }
 
   get id(): string {
@@ -131,10 +195,6 @@ export class Task {
     return Effect.withFiber((fiber) => this.engine.cancelAndWait(this, fiber))
   }
 
-  has(flag: number): boolean {
-    return (this.flags & flag) !== 0
-  }
-
   observe(observer: Observer): void {
     const current = this.observers
     if (current === undefined) this.observers = observer
@@ -155,7 +215,7 @@ export class Task {
   /** Keeps the result and tells those who wait for it. Returns whether anybody has seen it. */
   settle(result: AnyExit): boolean {
     this.state = State.Settled
-    this.result = result
+    this.body = result
     const observers = this.observers
     if (observers === undefined) return false
     this.observers = undefined
@@ -167,14 +227,12 @@ export class Task {
 
   /** Lets go of all that the run needed. An abandoned task keeps it until it really ends. */
   release(): void {
-    this.effect = undefined
-    this.context = undefined
-    this.fiber = undefined
+    this.home = undefined
   }
 }
 
-export const priorityOf = (task: Task): number => (task.extra === undefined ? 0 : task.extra.priority)
-export const weightOf = (task: Task): number => (task.extra === undefined ? 1 : task.extra.weight)
+export const priorityOf = (task: Task): number => task.extra?.priority ?? 0
+export const weightOf = (task: Task): number => task.extra?.weight ?? 1
 
 /** The task whose code is running: set for the task's fiber, inherited by the fibers that it forks. */
 export const CurrentTask: Context.Reference<Task | undefined> = Context.Reference<Task | undefined>(
@@ -194,7 +252,7 @@ export const taskOf = (fiber: Fiber.Fiber<unknown, unknown>): Task | undefined =
  */
 export const entry: AnyEffect = Effect.withFiber((fiber) => {
   const task = fiber.getRef(CurrentTask)
-  if (task?.effect === undefined) return Effect.die("millrace: a task's fiber started without its task")
-  task.fiber = fiber
+  if (task?.run === undefined) return Effect.die("millrace: a task's fiber started without its task")
+  task.run.fiber = fiber
   return task.effect
 })
