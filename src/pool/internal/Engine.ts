@@ -24,6 +24,7 @@ import { Admission } from "./Admission.ts"
 import { Books } from "./Books.ts"
 import { Ending } from "./Ending.ts"
 import { full } from "./errors.ts"
+import { isImmediate } from "./InPlace.ts"
 import { notes, taskInfos } from "./Inspect.ts"
 import type { Settings } from "./Settings.ts"
 import { Shutdown } from "./Shutdown.ts"
@@ -86,7 +87,7 @@ export class Engine {
   /** Accepts the work and returns its handle. Acceptance and the return are one step. */
   submit(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     const task = this.make(fiber, effect, extra, Flag.Handle)
-    const refusal = this.admission.offer(task)
+    const refusal = this.runInPlace(fiber, task) ? undefined : this.admission.offer(task)
     if (refusal === undefined) return Exit.succeed(task)
     return refusal === "blocked" ? this.block(fiber, task) : Exit.fail(refusal)
   }
@@ -94,15 +95,20 @@ export class Engine {
   /** Accepts the work; its end is heard by `onFailure`, or is reported when it is a failure. */
   fork(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     const task = this.make(fiber, effect, extra, 0)
-    const refusal = this.admission.offer(task)
+    const refusal = this.runInPlace(fiber, task) ? undefined : this.admission.offer(task)
     if (refusal === undefined) return Exit.void
     return refusal === "blocked" ? Effect.asVoid(this.block(fiber, task)) : Exit.fail(refusal)
   }
 
   /** Accepts the work and waits for its end; an interruption cancels it, wherever it is. */
   run(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
+    const task = this.make(fiber, effect, extra, Flag.Read)
+    if (this.runInPlace(fiber, task)) return this.awaitTask(task, fiber)
+    return this.offerAndWait(fiber, task)
+  }
+
+  private offerAndWait(fiber: AnyFiber, task: Task): AnyEffect {
     return Effect.callback((resume) => {
-      const task = this.make(fiber, effect, extra, Flag.Read)
       const refusal = this.admission.offer(task)
       if (task.result !== undefined) return resume(task.result)
       let end: ((instead: AnyEffect | undefined) => void) | undefined
@@ -231,6 +237,16 @@ export class Engine {
         this.admission.placeFreed(task.extra?.key)
         return this.slots.pump()
     }
+  }
+
+  /** Runs the task here and now, if it needs no fiber and has its turn. */
+  private runInPlace(fiber: AnyFiber, task: Task): boolean {
+    if (!isImmediate(task.effect) || task.extra !== undefined || !this.slots.isFree) return false
+    // What makes the difference between a task's own fiber and its submitter's visible.
+    if (fiber.cache.scheduler !== this.scheduler || fiber.cache.runtimeMetrics !== undefined) return false
+    this.books.accepted++
+    this.slots.runInPlace(task)
+    return true
   }
 
   make(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined, flags: number): Task {

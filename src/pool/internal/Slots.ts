@@ -12,6 +12,7 @@ import type * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import type { Engine } from "./Engine.ts"
 import { closed } from "./errors.ts"
+import { evaluate } from "./InPlace.ts"
 import { enter, isTooDeep, leave } from "./nesting.ts"
 import { Run } from "./Run.ts"
 import type { Extra, Task } from "./Task.ts"
@@ -178,6 +179,39 @@ export class Slots {
   start(task: Task): void {
     this.occupy(task)
     this.launch(task)
+  }
+
+  /** Whether a task without options could start now, and nobody has a claim to the slot before it. */
+  get isFree(): boolean {
+    const { admission, shutdown } = this.engine
+    return (
+      this.used < this.limit &&
+      admission.backlog.size === 0 &&
+      admission.blocked.size === 0 &&
+      shutdown.isOpen &&
+      this.bucket === undefined &&
+      !isTooDeep()
+    )
+  }
+
+  /** Runs a task that needs no fiber. It is listed and counted as running meanwhile, since its function may look. */
+  runInPlace(task: Task): void {
+    this.occupy(task)
+    let exit: Exit.Exit<unknown>
+    enter()
+    try {
+      exit = evaluate(task.effect)
+    } catch (defect) {
+      exit = Exit.die(defect)
+    } finally {
+      leave()
+    }
+    if (Exit.isFailure(exit)) {
+      // A fiber makes of it what it makes of every defect.
+      task.effect = exit
+      this.launch(task)
+    } else if (task.has(Flag.Overrunning)) this.engine.ending.scopeClosed(task, Exit.interrupt())
+    else this.engine.ending.ended(task, "succeeded", exit)
   }
 
   private occupy(task: Task): void {

@@ -17,7 +17,7 @@ import type * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import type { Engine } from "./Engine.ts"
-import { Run } from "./Run.ts"
+import type { Run } from "./Run.ts"
 import type { Timer } from "./Timers.ts"
 
 /** An effect whose types the caller's signature has already checked; the engine only runs it. */
@@ -49,7 +49,9 @@ export const Flag = {
   /** Its producer waits for a place among the tasks of its key, not for one in the whole backlog. */
   BlockedByKey: 512,
   /** Its `onFailure` has been called. */
-  Told: 1024
+  Told: 1024,
+  /** Its run has begun, so that it has one until it is released. */
+  Begun: 2048
 } as const
 
 /** What a task carries only when an option or a watched registry asks for it. */
@@ -132,6 +134,10 @@ export class Task {
     return this.body
   }
 
+  set effect(effect: AnyEffect) {
+    this.body = effect
+  }
+
   /** How it ended, from the moment the outcome is recorded. */
   get result(): AnyExit | undefined {
     // `settle` has put an exit there.
@@ -148,12 +154,13 @@ export class Task {
 
   /** The context of its submitter, until it has ended. */
   get context(): Context.Context<never> | undefined {
-    return this.home instanceof Run ? this.home.context : this.home
+    return this.run?.context ?? (this.home as Context.Context<never> | undefined)
   }
 
   /** What it has while it runs; undefined before and after. */
   get run(): Run | undefined {
-    return this.home instanceof Run ? this.home : undefined
+    // `begin` has put it there.
+    return this.has(Flag.Begun) ? (this.home as Run) : undefined
   }
 
   /** The fiber that runs it, from the first operation of that on. */
@@ -163,6 +170,7 @@ export class Task {
 
   begin(run: Run): void {
     this.home = run
+    this.bits |= Flag.Begun
   }
 
   get id(): string {
@@ -228,6 +236,7 @@ export class Task {
   /** Lets go of all that the run needed. An abandoned task keeps it until it really ends. */
   release(): void {
     this.home = undefined
+    this.bits &= ~Flag.Begun
   }
 }
 
