@@ -85,6 +85,19 @@ export class Ending {
     this.record(task, outcome, exit)
     const key = task.extra?.key
     if (key !== undefined) this.engine.admission.keyEnded(key, task)
+    this.slotLeft()
+  }
+
+  /** The same for a task without options that nobody waits for yet, and that has succeeded. */
+  succeeded(task: Task, value: unknown): void {
+    this.engine.slots.leaveSlot(task)
+    this.engine.books.ends.succeeded++
+    task.succeed(value)
+    task.release()
+    this.slotLeft()
+  }
+
+  private slotLeft(): void {
     if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pumpSoon()
     else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
   }

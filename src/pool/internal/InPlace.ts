@@ -25,10 +25,10 @@ export const isImmediate = (effect: AnyEffect): boolean => {
   return (prototype === syncPrototype && field !== undefined) || prototype === successPrototype
 }
 
-/** The exit of an effect that needs no fiber. Throws what its function throws. */
-export const evaluate = (effect: AnyEffect): Exit.Exit<unknown> => {
-  if (Object.getPrototypeOf(effect) === successPrototype) return effect as Exit.Exit<unknown>
-  // `isImmediate` has seen that it is an `Effect.sync`, and the sample that such a one has its function in this field.
+/** The value of an effect that needs no fiber. Throws what its function throws. */
+export const evaluate = (effect: AnyEffect): unknown => {
+  // `isImmediate` has seen that it is one of the two, and the sample that an `Effect.sync` has its function in this field.
+  if (Object.getPrototypeOf(effect) === successPrototype) return (effect as Exit.Success<unknown>).value
   const work = (effect as unknown as Record<string, () => unknown>)[field as string] as () => unknown
-  return Exit.succeed(work())
+  return work()
 }

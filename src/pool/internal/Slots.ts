@@ -197,21 +197,25 @@ export class Slots {
   /** Runs a task that needs no fiber. It is listed and counted as running meanwhile, since its function may look. */
   runInPlace(task: Task): void {
     this.occupy(task)
-    let exit: Exit.Exit<unknown>
+    let value: unknown
+    let threw = false
     enter()
     try {
-      exit = evaluate(task.effect)
+      value = evaluate(task.effect)
     } catch (defect) {
-      exit = Exit.die(defect)
+      threw = true
+      value = defect
     } finally {
       leave()
     }
-    if (Exit.isFailure(exit)) {
+    if (threw) {
       // A fiber makes of it what it makes of every defect.
-      task.effect = exit
+      task.effect = Exit.die(value)
       this.launch(task)
-    } else if (task.has(Flag.Overrunning)) this.engine.ending.scopeClosed(task, Exit.interrupt())
-    else this.engine.ending.ended(task, "succeeded", exit)
+    } else if (task.has(Flag.Overrunning)) {
+      // Its function has closed the pool, which told it to stop or gave it up.
+      this.engine.ending.scopeClosed(task, Exit.interrupt())
+    } else this.engine.ending.succeeded(task, value)
   }
 
   private occupy(task: Task): void {

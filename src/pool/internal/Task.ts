@@ -13,7 +13,7 @@
 import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import type { Engine } from "./Engine.ts"
@@ -51,7 +51,9 @@ export const Flag = {
   /** Its `onFailure` has been called. */
   Told: 1024,
   /** Its run has begun, so that it has one until it is released. */
-  Begun: 2048
+  Begun: 2048,
+  /** It has succeeded, and of the result only the value is kept. */
+  Succeeded: 4096
 } as const
 
 /** What a task carries only when an option or a watched registry asks for it. */
@@ -83,8 +85,8 @@ type Observer = (exit: AnyExit) => boolean
 export class Task {
   /** State and flags. */
   private bits: number
-  /** The effect until the task is settled, then how it ended, which is an effect as well. */
-  private body: AnyEffect
+  /** The effect until the task is settled; then the value of its success, or else its exit. */
+  private body: unknown
   /** What it has of its submitter, and from its start on the run around that; nothing once it has ended. */
   private home: Context.Context<never> | Run | undefined
   /** Told of the result, in order; one or many, since nearly always it is one. */
@@ -130,8 +132,10 @@ export class Task {
     this.bits &= ~flag
   }
 
+  /** What to run; gone when it is settled. */
   get effect(): AnyEffect {
-    return this.body
+    // Until it is settled.
+    return this.body as AnyEffect
   }
 
   set effect(effect: AnyEffect) {
@@ -140,8 +144,9 @@ export class Task {
 
   /** How it ended, from the moment the outcome is recorded. */
   get result(): AnyExit | undefined {
-    // `settle` has put an exit there.
-    return (this.bits & stateBits) === State.Settled ? (this.body as AnyExit) : undefined
+    if ((this.bits & stateBits) !== State.Settled) return undefined
+    // `settle` has put an exit there where it is not the value of a success.
+    return this.has(Flag.Succeeded) ? Exit.succeed(this.body) : (this.body as AnyExit)
   }
 
   get extra(): Extra | undefined {
@@ -183,7 +188,7 @@ export class Task {
 
   get await(): AnyEffect {
     // A success is its own effect; only failures have to be noted as read.
-    if (this.result?._tag === "Success") return this.result
+    if (this.has(Flag.Succeeded)) return Exit.succeed(this.body)
     return Effect.withFiber((fiber) => this.engine.awaitTask(this, fiber))
   }
 
@@ -193,9 +198,10 @@ export class Task {
 
   get poll(): Effect.Effect<Option.Option<AnyExit>> {
     return Effect.sync(() => {
-      if (this.result === undefined) return Option.none()
+      const result = this.result
+      if (result === undefined) return Option.none()
       this.engine.ending.read(this)
-      return Option.some(this.result)
+      return Option.some(result)
     })
   }
 
@@ -220,10 +226,19 @@ export class Task {
     }
   }
 
+  /** Settled with a success. The value is kept without its exit: a million settled handles are then half as large. */
+  succeed(value: unknown): void {
+    this.bits = (this.bits & ~stateBits) | State.Settled | Flag.Succeeded
+    this.body = value
+  }
+
   /** Keeps the result and tells those who wait for it. Returns whether anybody has seen it. */
   settle(result: AnyExit): boolean {
-    this.state = State.Settled
-    this.body = result
+    if (Exit.isSuccess(result)) this.succeed(result.value)
+    else {
+      this.state = State.Settled
+      this.body = result
+    }
     const observers = this.observers
     if (observers === undefined) return false
     this.observers = undefined
