@@ -61,7 +61,9 @@ describe("a task that needs no fiber", () => {
         Effect.gen(function* () {
           const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
           const problem = new Error("thrown")
+          let ran = 0
           const broken = shape((): number => {
+            ran++
             throw problem
           })
           const ordering = Effect.fn("ordering")(function* () {
@@ -70,6 +72,7 @@ describe("a task that needs no fiber", () => {
           })
           const exits = yield* ordering()
           assert.strictEqual(exits.length, 2)
+          assert.strictEqual(ran, 2)
           for (const exit of exits) {
             assert.isTrue(Exit.isFailure(exit))
             if (Exit.isSuccess(exit)) return
@@ -176,6 +179,24 @@ describe("a task that needs no fiber", () => {
         })
       )
 
+      it.effect("it does not overtake a heavier task that is queued for slots", () =>
+        Effect.gen(function* () {
+          const order: Array<string> = []
+          const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
+          const work = yield* gate
+          yield* pool.submit(work.pass)
+          yield* pool.submit(
+            Effect.sync(() => order.push("heavy")),
+            { weight: 2 }
+          )
+          yield* pool.submit(shape(() => order.push("light")))
+          assert.deepInclude(yield* balanced(pool), { running: 1, queued: 2 })
+          yield* work.open
+          yield* pool.awaitIdle
+          assert.deepStrictEqual(order, ["heavy", "light"])
+        })
+      )
+
       it.effect("a closed pool refuses it", () =>
         Effect.gen(function* () {
           const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
@@ -211,17 +232,17 @@ describe("a task that needs no fiber", () => {
 
       it.effect("functions that submit functions do not fill the stack", () =>
         Effect.gen(function* () {
-          const pool = yield* WorkerPool.make({ name: "p", concurrency: 4, capacity: 10_000 })
+          const pool = yield* WorkerPool.make({ name: "p", concurrency: 4, capacity: 100_000 })
           let ran = 0
           const nest = (depth: number): Effect.Effect<void> =>
             shape(() => {
               ran++
               if (depth > 0) Effect.runSync(pool.fork(nest(depth - 1)))
             })
-          yield* pool.fork(nest(5_000))
+          yield* pool.fork(nest(50_000))
           yield* pool.awaitIdle
-          assert.strictEqual(ran, 5_001)
-          assert.deepInclude(yield* balanced(pool), { accepted: 5_001, succeeded: 5_001 })
+          assert.strictEqual(ran, 50_001)
+          assert.deepInclude(yield* balanced(pool), { accepted: 50_001, succeeded: 50_001 })
         })
       )
 

@@ -23,7 +23,7 @@ export class Admission {
   /** Tasks whose producers wait for a place. */
   readonly blocked = new Levels()
   /** How those producers hear that their task was accepted, or why not. */
-  private readonly producers = new Map<Task, Admitted>()
+  private readonly producers = new WeakMap<Task, Admitted>()
   private readonly engine: Engine
 
   constructor(engine: Engine) {
@@ -190,7 +190,6 @@ export class Admission {
 
   /** The producer has given up. */
   giveUp(task: Task): void {
-    this.producers.delete(task)
     this.leaveBlocked(task)
     this.placeFreed(task.extra?.key)
     if (this.blocked.size > 0) this.engine.slots.pump()

@@ -50,7 +50,7 @@ export const Flag = {
   BlockedByKey: 512,
   /** Its `onFailure` has been called. */
   Told: 1024,
-  /** Its run has begun, so that it has one until it is released. */
+  /** Its run has begun: it has one until it is released. */
   Begun: 2048,
   /** It has succeeded, and of the result only the value is kept. */
   Succeeded: 4096
@@ -87,7 +87,7 @@ export class Task {
   private bits: number
   /** The effect until the task is settled; then the value of its success, or else its exit. */
   private body: unknown
-  /** What it has of its submitter, and from its start on the run around that; nothing once it has ended. */
+  /** The context of its submitter, from its start on the run that has it, and nothing once it has ended. */
   private home: Context.Context<never> | Run | undefined
   /** Told of the result, in order; one or many, since nearly always it is one. */
   private observers: Observer | Array<Observer> | undefined = undefined
@@ -164,8 +164,8 @@ export class Task {
 
   /** What it has while it runs; undefined before and after. */
   get run(): Run | undefined {
-    // `begin` has put it there.
-    return this.has(Flag.Begun) ? (this.home as Run) : undefined
+    // `begin` has put it there, and `release` takes it away.
+    return this.has(Flag.Begun) ? (this.home as Run | undefined) : undefined
   }
 
   /** The fiber that runs it, from the first operation of that on. */
@@ -251,7 +251,6 @@ export class Task {
   /** Lets go of all that the run needed. An abandoned task keeps it until it really ends. */
   release(): void {
     this.home = undefined
-    this.bits &= ~Flag.Begun
   }
 }
 
