@@ -232,12 +232,13 @@ describe("a task that needs no fiber", () => {
 
       it.effect("functions that submit functions do not fill the stack", () =>
         Effect.gen(function* () {
-          const pool = yield* WorkerPool.make({ name: "p", concurrency: 4, capacity: 100_000 })
+          const pool = yield* WorkerPool.make({ name: "p", concurrency: 100_000, capacity: 100_000 })
+          const fork = Effect.runForkWith(yield* Effect.context<never>())
           let ran = 0
           const nest = (depth: number): Effect.Effect<void> =>
             shape(() => {
               ran++
-              if (depth > 0) Effect.runSync(pool.fork(nest(depth - 1)))
+              if (depth > 0) fork(pool.fork(nest(depth - 1)))
             })
           yield* pool.fork(nest(50_000))
           yield* pool.awaitIdle
