@@ -262,6 +262,17 @@ describe("a task that needs no fiber", () => {
     })
   }
 
+  it.effect("what is no effect at all is a defect of the task, not of the submission", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      for (const nothing of [undefined, null, 7] as ReadonlyArray<unknown>) {
+        const handle = yield* pool.submit(nothing as Effect.Effect<void>)
+        assert.isTrue(Exit.isFailure(yield* handle.exit))
+      }
+      assert.deepInclude(yield* balanced(pool), { accepted: 3, defected: 3 })
+    })
+  )
+
   it.effect("has a fiber where fibers are counted", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })

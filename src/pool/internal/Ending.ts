@@ -145,7 +145,7 @@ export class Ending {
   read(task: Task): void {
     if (task.has(Flag.Read)) return
     task.mark(Flag.Read)
-    if (task.result !== undefined && Exit.isFailure(task.result)) this.unread.read(task)
+    if (task.state === State.Settled && !task.has(Flag.Succeeded)) this.unread.read(task)
   }
 }
 

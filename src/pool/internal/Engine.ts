@@ -110,7 +110,8 @@ export class Engine {
   private offerAndWait(fiber: AnyFiber, task: Task): AnyEffect {
     return Effect.callback((resume) => {
       const refusal = this.admission.offer(task)
-      if (task.result !== undefined) return resume(task.result)
+      const result = task.result
+      if (result !== undefined) return resume(result)
       let end: ((instead: AnyEffect | undefined) => void) | undefined
       let refused: PoolClosed | undefined
       if (refusal === "blocked") {
@@ -126,7 +127,8 @@ export class Engine {
         end(undefined)
         // Nobody waits for the result any more; should it be a failure after all, it is reported.
         task.unmark(Flag.Read)
-        if (task.result !== undefined) this.ending.unheard(task, task.result)
+        const late = task.result
+        if (late !== undefined) this.ending.unheard(task, late)
         return this.cancelAndWait(task, fiber)
       })
     })
@@ -163,9 +165,10 @@ export class Engine {
 
   /** Waits for the end of a task. */
   awaitTask(task: Task, fiber: AnyFiber): AnyEffect {
-    if (task.result !== undefined) {
+    const result = task.result
+    if (result !== undefined) {
       this.ending.read(task)
-      return task.result
+      return result
     }
     return Effect.callback((resume) => {
       const end = this.waiting.observeEnd(fiber, task, resume, () => {})

@@ -21,6 +21,8 @@ const field = Object.entries(sampleEffect).find(([, value]) => value === sample)
 
 /** Whether the effect needs no fiber. */
 export const isImmediate = (effect: AnyEffect): boolean => {
+  // A program without types may hand over nothing at all; its task's fiber says what is wrong with that.
+  if (effect === undefined || effect === null) return false
   const prototype: unknown = Object.getPrototypeOf(effect)
   return (prototype === syncPrototype && field !== undefined) || prototype === successPrototype
 }

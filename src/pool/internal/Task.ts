@@ -132,9 +132,9 @@ export class Task {
     this.bits &= ~flag
   }
 
-  /** What to run; gone when it is settled. */
+  /** What to run. Only to be asked for before it is settled. */
   get effect(): AnyEffect {
-    // Until it is settled.
+    // Nothing else is there before `settle` or `succeed`.
     return this.body as AnyEffect
   }
 
