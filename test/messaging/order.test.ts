@@ -6,7 +6,7 @@ import * as fc from "fast-check"
 import type { Driver } from "millrace"
 import { Broker, Consumer } from "millrace"
 import { Memory } from "millrace/memory"
-import { whileTimePasses } from "millrace/testing"
+import { FaultyBroker, whileTimePasses } from "millrace/testing"
 import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
 
 const soon = Schedule.spaced("1 second")
@@ -111,6 +111,29 @@ describe("order by key", () => {
       yield* whileTimePasses(consumer.drain())
       yield* balanced(consumer)
     }).pipe(Effect.provide(slow))
+  })
+
+  it.effect("holds where a lease was given up before the broker ends it", () => {
+    const faulty = FaultyBroker.make({ seed: 1, rates: { renew: { failBefore: 1 } } })
+    return Effect.gen(function* () {
+      const handled: Array<string> = []
+      yield* Consumer.make(
+        Numbers,
+        ({ n }) =>
+          Effect.gen(function* () {
+            handled.push(`begin ${n}`)
+            if (n === 1 && handled.length === 1) yield* Effect.never
+            handled.push(`end ${n}`)
+          }),
+        { group: "g", order: "key", lease: "12 seconds", shutdownDeadline: 0 }
+      )
+      yield* publish(1, "a")
+      yield* TestClock.adjust("6 seconds")
+      // Its lease ends later than that of the first.
+      yield* publish(2, "a")
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(handled, ["begin 1", "begin 1", "end 1", "begin 2", "end 2"])
+    }).pipe(Effect.provide(faulty.layer(Memory.layer())))
   })
 
   it.effect(

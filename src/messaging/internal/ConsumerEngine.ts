@@ -159,7 +159,7 @@ export class ConsumerEngine {
 
   /** The attempt is over: decides, and does what was decided. */
   conclude(held: Held, attempt: Attempt, restore: Restore): Effect.Effect<void> {
-    if (held.lost !== undefined) return Effect.sync(() => this.end(held, "lost", true))
+    if (held.lost !== undefined) return Effect.sync(() => this.endLost(held))
     if (attempt._tag === "Handled") {
       if (Exit.isSuccess(attempt.exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "acknowledged")
@@ -217,7 +217,7 @@ export class ConsumerEngine {
       Effect.retry(untilItWorks)
     )
     return Effect.map(Effect.exit(restore(write)), (exit) => {
-      if (held.lost !== undefined) this.end(held, "lost", true)
+      if (held.lost !== undefined) this.endLost(held)
       else if (Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
       } else this.giveBack(held)
@@ -237,7 +237,8 @@ export class ConsumerEngine {
     this.books.move(held, "settling")
     lane?.ask()
     this.settler.add({ held, settlement, outcome, lane })
-    if (lane !== undefined && ran) this.giveBackBehind(held, lane)
+    // Behind one that was lost they have been given back already.
+    if (lane !== undefined && ran && held.lost === undefined) this.giveBackBehind(held, lane)
   }
 
   /** Of this key, nothing may run before what is on its way back. */
@@ -278,8 +279,17 @@ export class ConsumerEngine {
     held.lost = { id: held.envelope.id, topic: this.work.topic, group: this.work.group, reason }
     // It comes again, and those behind it are not to overtake it.
     if (held.lane !== undefined) this.giveBackBehind(held, held.lane)
-    if (held.state === "queued") return this.end(held, "lost", true)
+    if (held.state === "queued") return this.endLost(held)
     held.fiber?.interruptUnsafe(undefined, Context.make(LeaseLost, held.lost))
+  }
+
+  /**
+   * Records the loss when nothing of ours works on the message any more. Given up before its lease has ended, it may still be
+   * ours to the broker, which would then hand over those behind it: so it is given back.
+   */
+  private endLost(held: Held): void {
+    if (held.lost?.reason === "expired") this.settle(held, { _tag: "Release", delivery: held.delivery }, "lost")
+    else this.end(held, "lost", true)
   }
 
   /** The broker does not do what it should: said once until it works again. */
