@@ -21,6 +21,9 @@
  * **Gotchas**
  *
  * - A task with nothing to wait for starts inside `submit`, before it returns.
+ * - A task that is a single `Effect.sync` or a success already needs no fiber: started inside `submit` and without options,
+ *   it runs on its submitter's. Only `Fiber.getCurrent()` inside its function tells; that fiber has the same services,
+ *   references and span, but the submitter's scope. With several steps a task always has its own.
  * - Work that never gives the JavaScript thread back (`while (true) {}`) stops the whole process, and no pool can help it.
  *
  * **Example** (Running work through a pool)
@@ -69,6 +72,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { Registry } from "../registry/Registry.ts"
 import type { Accounting } from "./Accounting.ts"
+import { toMillis } from "./Durations.ts"
 import { calledFrom, callSite } from "./internal/CallSite.ts"
 import { Engine } from "./internal/Engine.ts"
 import { extras } from "./internal/Extras.ts"
@@ -400,7 +404,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
     haltedKeys: Effect.sync(() => [...engine.admission.keys.halted()].map(([key, condition]) => ({ key, condition }))),
     drain: Effect.withFiber((fiber) => engine.shutdown.run(fiber, "drain", Number.POSITIVE_INFINITY)),
     shutdown: (options) => {
-      const deadline = options?.deadline === undefined ? settings.shutdownDeadline : Settings.toMillis(options.deadline)
+      const deadline = options?.deadline === undefined ? settings.shutdownDeadline : toMillis(options.deadline)
       return deadline === undefined
         ? Effect.die(
             new InvalidOption({
