@@ -103,6 +103,22 @@ describe("replay", () => {
     })
   )
 
+  it.live(
+    "a group that begins at a time begins with the first message of that time, whatever others say of theirs",
+    () =>
+      Effect.gen(function* () {
+        const { driver } = yield* open({ retention: { t: "1 hour" } })
+        yield* driver.publish(
+          [1, 5, 2, 7, 3].map((timestamp) => message("t", String(timestamp), { envelope: { timestamp } }))
+        )
+        const since = yield* subscribe(driver, { group: "since", replay: new Date(5) })
+        yield* driver.publish([message("t", "new")])
+        assert.deepStrictEqual((yield* consume(since, 5)).map(textOf), ["5", "2", "7", "3", "new"])
+        const future = yield* subscribe(driver, { group: "future", replay: new Date(8_000_000_000_000) })
+        assert.deepStrictEqual(yield* drain(future), [])
+      })
+  )
+
   it.live("retention is the file's: others keep it too, until it is ended", () =>
     Effect.gen(function* () {
       const here = yield* open({ retention: { t: "1 hour" } })
