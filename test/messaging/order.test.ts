@@ -136,6 +136,50 @@ describe("order by key", () => {
     }).pipe(Effect.provide(faulty.layer(Memory.layer())))
   })
 
+  it.effect("goes on at once when another member has handled what was given back", () => {
+    // A broker that takes its time to answer, as those over a network do.
+    const slow = Layer.effect(
+      Broker.Broker,
+      Effect.map(Broker.Broker, (driver) => ({
+        ...driver,
+        subscribe: (options: Driver.SubscribeOptions) =>
+          Effect.map(driver.subscribe(options), (subscription) => ({
+            ...subscription,
+            settle: (settlements: ReadonlyArray<Driver.Settlement>) =>
+              Effect.delay(subscription.settle(settlements), "5 millis")
+          }))
+      }))
+    ).pipe(Layer.provide(Memory.layer())) as Layer.Layer<Broker.Broker<"order">> // what the driver inside can
+    return Effect.gen(function* () {
+      const handled: Array<string> = []
+      const member = (name: string) =>
+        Consumer.make(
+          Numbers,
+          ({ n }, { attempt }) => {
+            handled.push(`${name}${n}.${attempt}`)
+            return n === 1 && attempt === 1 ? Effect.fail(new Busy({ after: 1 })) : Effect.void
+          },
+          { group: "g", order: "key", onError: { Busy: Consumer.retry(soon) } }
+        )
+      const a = yield* member("a")
+      yield* publish(1, "k")
+      yield* settle
+      yield* a.pause
+      const b = yield* member("b")
+      yield* TestClock.adjust("1020 millis")
+      yield* settle
+      yield* whileTimePasses(b.drain())
+      assert.deepStrictEqual(handled, ["a1.1", "b1.2"])
+      yield* a.resume
+      yield* settle
+      yield* publish(2, "k")
+      for (let i = 0; i < 20; i++) yield* TestClock.adjust("5 millis")
+      assert.deepStrictEqual(handled.slice(2), ["a2.1"])
+      // Given back once at most, since the take that brought it had begun before.
+      assert.isAtMost((yield* balanced(a)).received, 3)
+    }).pipe(Effect.provide(slow))
+  })
+
   it.effect(
     "holds for random failures, keys and members that come and go",
     () =>

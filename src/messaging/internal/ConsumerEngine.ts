@@ -92,7 +92,7 @@ export class ConsumerEngine {
 
   /** Taken in batches: not for each place that becomes free, but before the handlers run out of work. */
   get wantsMore(): boolean {
-    if (this.phase !== "open" || this.paused) return false
+    if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
     return this.books.queued === 0 || this.free * 2 >= this.settings.prefetch
   }
