@@ -224,6 +224,25 @@ class Running {
     )
   }
 
+  /** Tells the broker what is wanted, in the background until it has heard: what is wanted by then, for that may change. */
+  private readonly tellCredit: Effect.Effect<void> = Effect.suspend(() => {
+    const { engine } = this
+    const tell = Effect.suspend(() =>
+      engine.subscription.setCredit(engine.paused || engine.phase !== "open" ? 0 : engine.settings.prefetch)
+    ).pipe(
+      Effect.tapError((error) => engine.trouble("change its credit", error)),
+      Effect.retry(untilItWorks),
+      // The schedule never ends.
+      Effect.orDie,
+      Effect.tap(() =>
+        Effect.sync(() => {
+          engine.problem = undefined
+        })
+      )
+    )
+    return Effect.asVoid(Effect.forkIn(tell, this.fibers, { startImmediately: true }))
+  })
+
   private health(): ConsumerHealth {
     const { engine } = this
     const status =
@@ -246,12 +265,12 @@ class Running {
     const { shutdownDeadline } = this.parts.settings
     const pause = Effect.suspend(() => {
       engine.paused = true
-      return Effect.andThen(pool.pause, Effect.ignore(engine.subscription.setCredit(0)))
+      return Effect.andThen(pool.pause, this.tellCredit)
     })
     const resume = Effect.suspend(() => {
       engine.paused = false
       engine.room.openUnsafe()
-      return Effect.andThen(pool.resume, Effect.ignore(engine.subscription.setCredit(engine.settings.prefetch)))
+      return Effect.andThen(pool.resume, this.tellCredit)
     })
     return {
       topic: engine.work.topic,
@@ -277,7 +296,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
     Effect.gen(function* () {
       const { driver, settings, work } = parts
       const { topic, group } = work
-      yield* restore(driver.declare({ topic, groups: [group] }))
+      // A group that begins in the past is made by its subscription, which knows where it begins.
+      const groups = settings.replay === undefined ? [group] : []
+      yield* restore(driver.declare({ topic, groups }))
       const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
         name: `${topic}/${group}`,
         concurrency: settings.concurrency,

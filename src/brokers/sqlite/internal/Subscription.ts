@@ -40,7 +40,8 @@ class Claimed implements Delivery {
   readonly seq: number
   readonly owner: number
   readonly queue: number
-  readonly subscription: Subscription
+  /** Hidden, because whoever prints a delivery does not want to see the whole driver. */
+  readonly #subscription: Subscription
   /** `leaseEndsAt` as it was renewed. */
   endsAt: number
   state: "buffered" | "given" | "settled" | "lost" = "buffered"
@@ -59,7 +60,11 @@ class Claimed implements Delivery {
     this.seq = seq
     this.owner = owner
     this.queue = queue
-    this.subscription = subscription
+    this.#subscription = subscription
+  }
+
+  isOf(subscription: Subscription): boolean {
+    return this.#subscription === subscription
   }
 }
 
@@ -95,6 +100,8 @@ export class Subscription implements Contract, Claimant {
   private credit: number
   private owner = 0
   private closed = false
+  /** Their handlers still run: only the end of the lease gives them back. */
+  private readonly abandoned = new Set<Claimed>()
   /** What the open transaction has settled, which is free for its claims. */
   private freed = 0
   private freedIn = -1
@@ -263,6 +270,10 @@ export class Subscription implements Contract, Claimant {
       // Asked again, before or after the commit.
       if (delivery.state === "settled" || delivery.settledIn === store.transaction) return "Settled"
       if (!settle(store, delivery, settlement)) return "Lost"
+      if (settlement._tag === "Abandon") {
+        this.abandoned.add(delivery)
+        return "Settled"
+      }
       delivery.settledIn = store.transaction
       this.freed++
       const { key } = delivery.message.envelope
@@ -291,7 +302,7 @@ export class Subscription implements Contract, Claimant {
   private settled(settlements: ReadonlyArray<Settlement>, { answers, putBack }: SettleResult): void {
     for (const [index, settlement] of settlements.entries()) {
       const delivery = this.own(settlement.delivery)
-      if (delivery === undefined || !this.held.delete(delivery)) continue
+      if (delivery === undefined || this.abandoned.has(delivery) || !this.held.delete(delivery)) continue
       delivery.state = answers[index] === "Settled" ? "settled" : "lost"
     }
     if (putBack.length > 0) {
@@ -306,7 +317,7 @@ export class Subscription implements Contract, Claimant {
 
   /** A delivery of this subscription; of others nothing is known. */
   private own(delivery: Delivery): Claimed | undefined {
-    return delivery instanceof Claimed && delivery.subscription === this ? delivery : undefined
+    return delivery instanceof Claimed && delivery.isOf(this) ? delivery : undefined
   }
 
   readonly renew = (
@@ -402,7 +413,12 @@ export class Subscription implements Contract, Claimant {
     this.fail(this.closedError("take"))
     const about = { operation: "close", topic: this.options.topic }
     // Read inside the transaction: a claim may come before it.
-    const removed = this.pump.request(about, { weight: 1 + this.held.size }, (store) => removeOwner(store, this.owner))
+    const removed = this.pump.request(about, { weight: 1 + this.held.size }, (store) => {
+      if (this.abandoned.size === 0) return removeOwner(store, this.owner)
+      for (const held of this.held) {
+        if (!this.abandoned.has(held)) release(store, held.queue, held.owner, held.seq)
+      }
+    })
     return Effect.ensuring(
       Effect.ignore(removed),
       Effect.sync(() => {
