@@ -19,6 +19,8 @@ export const deliveries = Layer.unwrap(
       group: "deliveries",
       order: "key",
       concurrency: 200,
+      // What waits behind the running one of a slow subscriber is held too, and must not be all that is held.
+      prefetch: 10_000,
       maxAttempts: attempts,
       lease: "10 seconds",
       onError: {

@@ -1,8 +1,8 @@
 /**
  * One attempt to deliver an event to a subscriber.
  */
-import { Clock, Effect, Layer, Option, Schema } from "effect"
-import { FetchHttpClient, HttpClient, HttpClientRequest } from "effect/http"
+import { Clock, Effect, Option, Schema } from "effect"
+import { HttpClient, HttpClientRequest } from "effect/http"
 import type { Delivery } from "./Delivery.ts"
 import { Settings } from "./Settings.ts"
 import { Subscribers } from "./Subscribers.ts"
@@ -29,6 +29,9 @@ export class NotDelivered extends Schema.TaggedError<NotDelivered>()("NotDeliver
 const retryAfter = (header: string | undefined): number | undefined =>
   header !== undefined && /^\d+$/.test(header) ? Math.min(Number(header), 24 * 60 * 60) : undefined
 
+/** Node's own words, such as "connect ECONNREFUSED 127.0.0.1:9". */
+const wordsOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
+
 export const deliver = Effect.fnUntraced(function* (delivery: Delivery) {
   const { timeoutMillis } = yield* Settings
   const subscribers = yield* Subscribers
@@ -45,7 +48,7 @@ export const deliver = Effect.fnUntraced(function* (delivery: Delivery) {
   const attempt = Effect.gen(function* () {
     const { headers, status } = yield* client
       .execute(request)
-      .pipe(Effect.mapError(({ reason }) => new NotDelivered({ problem: `cannot reach it: ${causeOf(reason)}` })))
+      .pipe(Effect.mapError(({ reason }) => new NotDelivered({ problem: `cannot reach it: ${wordsOf(reason.cause)}` })))
     if (status >= 200 && status < 300) return
     const seconds = retryAfter(headers["retry-after"])
     if ((status === 429 || status === 503) && seconds !== undefined) return yield* new TooBusy({ seconds })
@@ -60,15 +63,3 @@ export const deliver = Effect.fnUntraced(function* (delivery: Delivery) {
   )
   yield* subscribers.setProblem(subscriber, null)
 })
-
-/** "fetch failed" is what `fetch` says; what it means is in the cause. */
-const causeOf = (reason: { readonly message: string; readonly cause?: unknown }): string => {
-  const { cause } = reason
-  const root = cause instanceof Error && cause.cause instanceof Error ? cause.cause : cause
-  return root instanceof Error ? root.message || root.name : reason.message
-}
-
-/** A redirect is an answer like any other: whoever moves says so by subscribing anew. */
-export const httpClient = FetchHttpClient.layer.pipe(
-  Layer.provideMerge(Layer.succeed(FetchHttpClient.RequestInit, { redirect: "manual" }))
-)

@@ -15,13 +15,13 @@
  * `POST`, `GET` and `DELETE /subscribers` say who gets events. Whoever can call this service can send requests from where it
  * runs: put it behind what authenticates your callers, and let it reach no network that subscribers should not.
  */
+import { NodeHttpClient } from "@effect/platform-node"
 import { Effect, Layer } from "effect"
 import { TaskDump } from "millrace"
 import { Sqlite } from "millrace/sqlite"
 import { serve, serverAt } from "../shared/http.ts"
 import { launch, runMain } from "../shared/runService.ts"
 import { deliveries } from "./consumer.ts"
-import { httpClient } from "./deliver.ts"
 import { eventsTable } from "./events.ts"
 import { routes } from "./http.ts"
 import { Settings } from "./Settings.ts"
@@ -31,10 +31,13 @@ import { printUsage } from "./usage.ts"
 const server = Layer.unwrap(Effect.map(Settings, ({ port }) => serverAt(port)))
 const broker = Layer.unwrap(Effect.map(Settings, ({ database }) => Sqlite.layer({ filename: database })))
 
+// Not `fetch`, which follows redirects to where nobody has subscribed, and refuses some ports.
+const client = NodeHttpClient.layerUndici
+
 // Opened from the bottom up and closed from the top down: first nobody comes in any more, then what runs is delivered.
 const app = printUsage.pipe(
   Layer.provide(serve(routes)),
-  Layer.provide(Layer.provide(deliveries, httpClient)),
+  Layer.provide(Layer.provide(deliveries, client)),
   Layer.provide(Layer.mergeAll(Subscribers.layer, eventsTable, TaskDump.layerOnSignal())),
   Layer.provide(broker),
   Layer.provide(server),

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it, onTestFinished } from "vitest"
 import type { Program } from "./program.ts"
-import { addressOf, linesToTry, poll, start } from "./program.ts"
+import { addressOf, linesToTry, nowhere, poll, start } from "./program.ts"
 
 type Variables = Readonly<Record<string, string>>
 
@@ -190,8 +190,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
 
   it("keeps what has failed over a restart, and sends it when the gateway is back", async () => {
     const env = environment()
-    // Nobody listens there.
-    const service = await startOrders({ ...env, SMS_GATEWAY: "http://127.0.0.1:9", SMS_RETRY_MILLIS: "1" })
+    const service = await startOrders({ ...env, SMS_GATEWAY: await nowhere(), SMS_RETRY_MILLIS: "1" })
     const id = await place(service)
     const status = await settled(service, id, "dead")
     assert.strictEqual(historyOf(status).filter((what) => what.includes("the gateway does not work")).length, 12)
@@ -295,7 +294,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
 
   it.runIf(existsSync("/usr/bin/curl"))("prints lines that work", async () => {
     const service = await startOrders()
-    const output = execFileSync("sh", ["-c", linesToTry(service)], { encoding: "utf8" })
+    const output = execFileSync("sh", ["-c", linesToTry(service)], { encoding: "utf8", timeout: 50_000 })
     assert.match(output, /^HTTP\/1\.1 202 Accepted\r$/m)
     assert.match(output, /^\{"id":".*,"sms":"sent","stock":"reserved","history":\[.*\]\}$/m)
     assert.match(output, /^\{"error":"This is not an order\.","reasons":\[.*"\]\}$/m)
