@@ -34,7 +34,7 @@ See how the subscribers are, and what was set aside for one (with ATTEMPTS=3 tha
 Take one out; see here what runs and waits; and stop. With KILL instead nothing is lost either: start it again and see.
   curl -isX DELETE "$url/subscribers/$id"
   kill $receiver
-  kill -USR2 ${process.pid}
+  kill -USR2 ${process.pid}; sleep 0.5
   kill -TERM ${process.pid}
 `
 

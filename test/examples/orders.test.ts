@@ -3,6 +3,9 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it, onTestFinished } from "vitest"
+import type { Evidence } from "../../examples/orders/demo/witnesses.ts"
+import { judge } from "../../examples/orders/demo/witnesses.ts"
+import type { Order } from "../../examples/orders/Order.ts"
 import type { Program } from "./program.ts"
 import { addressOf, linesToTry, nowhere, poll, start } from "./program.ts"
 
@@ -278,6 +281,46 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     }
     assert.includeMembers([...smsSent(env)], accepted)
     assert.strictEqual(new Set(smsSent(env)).size, smsSent(env).length)
+  })
+
+  it("is judged by witnesses that notice what is missing, twice, out of order or wrong", () => {
+    const one = (id: string): Order => ({ ...order, id, product: "chair", quantity: 6 })
+    const good: Evidence = {
+      accepted: new Set(["a", "b"]),
+      dead: ["b"],
+      sms: { sent: ["a"], repeated: ["a"] },
+      tables: {
+        orders: [one("a"), one("b")],
+        bookings: [
+          { id: "a", product: "chair", reserved: 1 },
+          { id: "b", product: "chair", reserved: 0 }
+        ],
+        stock: [
+          { product: "kettle", available: 10_000 },
+          { product: "lamp", available: 10_000 },
+          { product: "chair", available: 4 }
+        ]
+      }
+    }
+    const { bookings, orders, stock } = good.tables
+    const wrongs = (changes: Partial<Evidence["tables"]>, others: Partial<Evidence> = {}) => {
+      const { bookedTwice, lost, sentTwice, wrong } = judge({
+        ...good,
+        ...others,
+        tables: { ...good.tables, ...changes }
+      })
+      return { bookedTwice, lost, sentTwice, wrong }
+    }
+    const none = { bookedTwice: 0, lost: 0, sentTwice: 0, wrong: 0 }
+    assert.deepStrictEqual(wrongs({}), none)
+    assert.deepStrictEqual(wrongs({}, { accepted: new Set(["a", "b", "c"]) }), { ...none, lost: 1 })
+    assert.deepStrictEqual(wrongs({}, { dead: [] }), { ...none, lost: 1 })
+    assert.deepStrictEqual(wrongs({ bookings: bookings.slice(0, 1) }), { ...none, lost: 1, wrong: 1 })
+    assert.deepStrictEqual(wrongs({}, { sms: { sent: ["a", "a"], repeated: [] } }), { ...none, sentTwice: 1 })
+    assert.deepStrictEqual(wrongs({ bookings: bookings.concat(bookings) }), { ...none, bookedTwice: 2, wrong: 1 })
+    assert.deepStrictEqual(wrongs({ bookings: bookings.toReversed() }), { ...none, wrong: 1 })
+    assert.deepStrictEqual(wrongs({ orders: orders.toReversed() }), { ...none, wrong: 1 })
+    assert.deepStrictEqual(wrongs({ stock: stock.slice(0, 2) }), { ...none, wrong: 1 })
   })
 
   it("counts what is there after many kills", async () => {
