@@ -53,8 +53,6 @@ describe.concurrent("a driver that", () => {
         assert.isUndefined(one.skipped, id)
         const exit = await Effect.runPromise(Effect.exit(Effect.provide(one.run, Logger.layer([]))))
         assert.isTrue(Exit.isFailure(exit), `"${id}" does not notice`)
-        if (process.env.SHOW && Exit.isFailure(exit))
-          console.log(mutant.name, "|", id, "|", String((exit.cause.reasons[0] as any)?.error?.detail).slice(0, 200))
       }
     })
   }

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
+import { toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import { open } from "../../pool/WorkerPool.ts"
 import type { BrokerError } from "../BrokerError.ts"
@@ -23,7 +24,6 @@ import { untilItWorks } from "./backoff.ts"
 import * as Closing from "./Closing.ts"
 import { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
-import { toMillis } from "./durations.ts"
 import { intake, startEach } from "./Intake.ts"
 import { renewLeases, watchLost } from "./Leases.ts"
 import type { Decisions } from "./Verdict.ts"
@@ -185,12 +185,13 @@ class Running {
 
   /** Closes the consumer, once; everybody gets the same report. */
   drain(deadline: number): Effect.Effect<ConsumerReport> {
-    return Effect.suspend(() => {
-      if (this.closing) return Deferred.await(this.ended)
+    // Whoever asked for it may go away: a consumer that has begun to close closes.
+    const begin = Effect.suspend(() => {
+      if (this.closing) return Effect.void
       this.closing = true
-      // Whoever asked for it may go away: a consumer that has begun to close closes.
-      return Effect.flatMap(Effect.forkDetach(this.close(deadline)), () => Deferred.await(this.ended))
+      return Effect.asVoid(Effect.forkDetach(this.close(deadline)))
     })
+    return Effect.andThen(Effect.uninterruptible(begin), Deferred.await(this.ended))
   }
 
   private close(deadline: number): Effect.Effect<void> {
@@ -305,7 +306,8 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
         capacity: settings.prefetch,
         rateLimit: settings.rateLimit,
         shutdownDeadline: settings.shutdownDeadline,
-        shutdownGrace: settings.shutdownGrace
+        shutdownGrace: settings.shutdownGrace,
+        silent: true
       })
       const subscribed = yield* restore(subscribe(parts))
       const clock = yield* Clock.Clock
