@@ -117,7 +117,7 @@ describe("the signature of examples/webhooks", () => {
   })
 })
 
-describe("examples/webhooks", { timeout: 60_000 }, () => {
+describe("examples/webhooks", { timeout: 120_000 }, () => {
   it("delivers each event to each subscriber, signed, and in order", async () => {
     const service = await startWebhooks()
     const receivers = await Promise.all([receiver(), receiver()])
