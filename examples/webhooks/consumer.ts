@@ -19,8 +19,10 @@ export const deliveries = Layer.unwrap(
       group: "deliveries",
       order: "key",
       concurrency: 200,
-      // What waits behind the running one of a slow subscriber is held too, and must not be all that is held.
+      // What waits behind the open request of a slow subscriber is held too, up to all that may be held: then the others wait
+      // for its timeout. One whose request has failed holds nothing until it is tried again.
       prefetch: 10_000,
+      prefetchBytes: 64 * 1024 * 1024,
       maxAttempts: attempts,
       lease: "10 seconds",
       onError: {
