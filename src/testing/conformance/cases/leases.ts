@@ -7,7 +7,7 @@ import * as Consumer from "../../../messaging/Consumer.ts"
 import * as FaultyBroker from "../../FaultyBroker.ts"
 import type { Fixture } from "../Fixture.ts"
 import type { Spec } from "../Harness.ts"
-import { check, checkEqual, Log, now, show } from "../Harness.ts"
+import { check, checkEqual, Log, needsCalm, now, show } from "../Harness.ts"
 import { acknowledge, idOf, settle, takeOne, takeRest } from "./contract.ts"
 
 const needsLease = ({ lease }: Fixture): string | undefined =>
@@ -90,7 +90,7 @@ const lostLease: Spec = {
 const lateSettlement: Spec = {
   id: "late-settlement",
   name: "a settlement after the lease has ended does not take the message from the one that has it now",
-  needs: needsLease,
+  needs: (fixture) => needsLease(fixture) ?? needsCalm(fixture),
   run: (env) =>
     Effect.gen(function* () {
       const topic = env.topic("g")

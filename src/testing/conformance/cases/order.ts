@@ -104,6 +104,8 @@ const order: Spec = {
           group: "g",
           order: "key",
           concurrency: 8,
+          // Where things go wrong, leases are lost in between.
+          ...(env.calm ? {} : { lease: env.lease }),
           onError: Consumer.retry(Schedule.spaced("20 millis"))
         })
       }
