@@ -172,3 +172,34 @@ describe("publishing fails", () => {
     )
   )
 })
+
+describe("the groups of a topic", () => {
+  const Orders = Topic.make("orders", { schema: Schema.String, version: 1, groups: ["sms", "stock"] })
+  const first = (group: string) =>
+    Effect.gen(function* () {
+      const got = yield* Deferred.make<string>()
+      yield* Consumer.make(Orders, (order) => Deferred.succeed(got, order), { group })
+      return Deferred.await(got)
+    })
+
+  it.effect("are there when one of their consumers has started: the others miss nothing", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const sms = yield* first("sms")
+        yield* Orders.publish("o-1")
+        assert.strictEqual(yield* sms, "o-1")
+        assert.strictEqual(yield* yield* first("stock"), "o-1")
+      })
+    )
+  )
+
+  it.effect("are there when the topic was declared", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* Orders.declare
+        const driver = yield* Broker.Broker
+        assert.deepStrictEqual(yield* driver.groups("orders"), ["sms", "stock"])
+      })
+    )
+  )
+})
