@@ -18,6 +18,25 @@
  * **Gotchas**
  *
  * Concurrent calls take their numbers in the order in which they come, which may differ from run to run.
+ *
+ * **Example** (Failing after it has happened)
+ *
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Topic } from "millrace"
+ * import { Memory } from "millrace/memory"
+ * import { FaultyBroker } from "millrace/testing"
+ *
+ * const Order = Topic.make("orders", { schema: Schema.String, version: 1 })
+ *
+ * const faulty = FaultyBroker.make({ seed: 1, rates: { publish: { failAfter: 1 } } })
+ * const program = Effect.flip(Order.publish("o-1")).pipe(Effect.provide(faulty.layer(Memory.layer())))
+ *
+ * const error = await Effect.runPromise(program)
+ * error._tag === "BrokerError" && error.reason._tag // => "Unavailable"
+ * const counts = await Effect.runPromise(faulty.counts)
+ * counts.publish // => { calls: 1, failAfter: 1 }
+ * ```
  */
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"

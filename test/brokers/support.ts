@@ -1,14 +1,12 @@
 /** What the tests of drivers share. */
 import { Effect } from "effect"
-import type { Broker } from "../../src/messaging/Broker.ts"
-import { named } from "../../src/messaging/Broker.ts"
-import type { Delivery, Driver, OutgoingMessage, SubscribeOptions, Subscription } from "../../src/messaging/Driver.ts"
-import type { Envelope } from "../../src/messaging/Envelope.ts"
+import type { Driver, Envelope } from "millrace"
+import { Broker } from "millrace"
 
 /** The driver that a layer provides. */
-export const driver: Effect.Effect<Driver, never, Broker> = Effect.map(named("default"), (driver) => driver)
+export const driver: Effect.Effect<Driver.Driver, never, Broker.Broker> = Effect.map(Broker.Broker, (driver) => driver)
 
-export const envelope = (id: string, fields: Partial<Envelope> = {}): Envelope => ({
+export const envelope = (id: string, fields: Partial<Envelope.Envelope> = {}): Envelope.Envelope => ({
   id,
   topic: "t",
   source: "//test",
@@ -30,8 +28,8 @@ export const envelope = (id: string, fields: Partial<Envelope> = {}): Envelope =
 /** A message for the topic `t`, with its id as the payload. */
 export const message = (
   id: string,
-  fields: Partial<OutgoingMessage> & { readonly key?: string; readonly timestamp?: number } = {}
-): OutgoingMessage => {
+  fields: Partial<Driver.OutgoingMessage> & { readonly key?: string; readonly timestamp?: number } = {}
+): Driver.OutgoingMessage => {
   const { key, timestamp = 0, ...rest } = fields
   return {
     envelope: envelope(id, { key, timestamp }),
@@ -41,16 +39,16 @@ export const message = (
   }
 }
 
-export const subscribe = (driver: Driver, options: Partial<SubscribeOptions> = {}) =>
+export const subscribe = (driver: Driver.Driver, options: Partial<Driver.SubscribeOptions> = {}) =>
   driver.subscribe({ topic: "t", group: "g", credit: 100, lease: 30_000, order: "none", ...options })
 
-export const idOf = (delivery: Delivery): string => delivery.message.envelope.id
+export const idOf = (delivery: Driver.Delivery): string => delivery.message.envelope.id
 
-export const take = (subscription: Subscription, max = 100) =>
+export const take = (subscription: Driver.Subscription, max = 100) =>
   Effect.map(subscription.take(max, Number.MAX_SAFE_INTEGER), (deliveries) => deliveries.map(idOf))
 
 /** One delivery. */
-export const takeOne = (subscription: Subscription) =>
+export const takeOne = (subscription: Driver.Subscription) =>
   Effect.flatMap(subscription.take(1, Number.MAX_SAFE_INTEGER), ([delivery]) =>
     delivery === undefined ? Effect.die(new Error("take answered nothing")) : Effect.succeed(delivery)
   )

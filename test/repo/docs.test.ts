@@ -70,6 +70,8 @@ describe("examples in the documentation", () => {
         typeRoots: ["../../@types"],
         paths: {
           millrace: ["../../../src/index.ts"],
+          "millrace/memory": ["../../../src/brokers/memory/index.ts"],
+          "millrace/sqlite": ["../../../src/brokers/sqlite/index.ts"],
           "millrace/testing": ["../../../src/testing/index.ts"]
         }
       },
@@ -87,6 +89,8 @@ describe("examples in the documentation", () => {
       "src/registry/Registry.ts",
       "src/observe/TaskDump.ts",
       "src/testing/everyInterruptionPoint.ts",
+      "src/testing/FaultyBroker.ts",
+      "src/brokers/memory/Memory.ts",
       "src/testing/TcpProxy.ts"
     ]) {
       assert.isTrue(

@@ -2,9 +2,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import type { Driver } from "millrace"
 import { Memory } from "millrace/memory"
 import { FaultyBroker } from "millrace/testing"
-import type { Driver } from "../../src/messaging/Driver.ts"
 import { driver, idOf, message, subscribe, take, takeOne } from "../brokers/support.ts"
 
 const broker = (rates: FaultyBroker.RatesByOperation, options: Partial<FaultyBroker.Options> = {}) => {
@@ -12,13 +12,14 @@ const broker = (rates: FaultyBroker.RatesByOperation, options: Partial<FaultyBro
   return Effect.map(Effect.provide(driver, faulty.layer(Memory.layer())), (driver) => ({ driver, faulty }))
 }
 
-const outcomes = (driver: Driver, calls: number) =>
+const outcomes = (driver: Driver.Driver, calls: number) =>
   Effect.forEach(
     Array.from({ length: calls }, (_, index) => message(String(index))),
     (message) => Effect.map(Effect.exit(driver.publish([message])), Exit.isSuccess)
   )
 
-const subscribed = (driver: Driver) => Effect.map(driver.backlog({ topic: "t", group: "g" }), ({ waiting }) => waiting)
+const subscribed = (driver: Driver.Driver) =>
+  Effect.map(driver.backlog({ topic: "t", group: "g" }), ({ waiting }) => waiting)
 
 describe("FaultyBroker", () => {
   it.effect("the same seed gives the same faults, whatever other operations do; another seed gives others", () =>

@@ -10,11 +10,16 @@ const output = join(root, "test/types/.errors")
 
 const prelude = `
 import { Effect, Schema } from "effect"
-import { Background, WorkerPool } from "millrace"
+import { Background, Broker, Consumer, Topic, WorkerPool } from "millrace"
+import { Layer } from "effect"
 class BadImage extends Schema.TaggedError<BadImage>()("BadImage", {}) {}
 declare const resize: Effect.Effect<string, BadImage>
 declare const pool: WorkerPool.WorkerPool
 declare const rejecting: WorkerPool.WorkerPool<"reject">
+class Gone extends Schema.TaggedError<Gone>()("Gone", {}) {}
+const Files = Topic.make("files", { schema: Schema.Struct({ name: Schema.String }), version: 1 })
+declare const handle: (file: { readonly name: string }) => Effect.Effect<void, BadImage | Gone>
+declare const bare: Layer.Layer<Broker.Broker>
 `
 
 const mistakes: ReadonlyArray<readonly [mistake: string, code: string, message: RegExp]> = [
@@ -49,7 +54,28 @@ const mistakes: ReadonlyArray<readonly [mistake: string, code: string, message: 
     "a pool with another policy",
     "export const x: WorkerPool.WorkerPool = rejecting",
     /Type '"reject"' is not assignable to type '"suspend"'/
-  ]
+  ],
+  [
+    "a consumer that does not decide about every error",
+    'Consumer.layer(Files, handle, { group: "g", onError: { BadImage: Consumer.deadLetter } })',
+    /Property 'Gone' is missing/
+  ],
+  [
+    "a consumer that decides about none",
+    'Consumer.layer(Files, handle, { group: "g" })',
+    /Property 'onError' is missing[\s\S]*BadImage/
+  ],
+  [
+    "a decision about an error that cannot happen",
+    'Consumer.layer(Files, handle, { group: "g", onError: { BadImage: Consumer.deadLetter, Gone: Consumer.deadLetter, Nope: Consumer.deadLetter } })',
+    /'Nope' does not exist in type/
+  ],
+  [
+    "an ability that the broker lacks",
+    'Effect.runPromise(Files.publish({ name: "a" }, { delay: "1 hour" }).pipe(Effect.provide(bare)))',
+    /Broker<"delay", "default">' is not assignable to (parameter of )?type 'never'/
+  ],
+  ["a payload of another type", "Files.publish({ nam: 1 })", /'nam' does not exist in type/]
 ]
 
 describe("types", () => {

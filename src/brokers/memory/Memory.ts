@@ -18,6 +18,29 @@
  *   that is an app that stops and starts again, or two apps.
  *
  * It is also the example to read before writing a driver.
+ *
+ * **Example** (Testing a delayed message)
+ *
+ * ```ts
+ * import { Effect, Queue, Schema } from "effect"
+ * import { TestClock } from "effect/testing"
+ * import { Consumer, Topic } from "millrace"
+ * import { Memory } from "millrace/memory"
+ *
+ * const Reminder = Topic.make("reminder", { schema: Schema.String, version: 1 })
+ *
+ * const program = Effect.gen(function*() {
+ *   const reminded = yield* Queue.unbounded<string>()
+ *   yield* Consumer.make(Reminder, (text) => Queue.offer(reminded, text), { group: "mail" })
+ *   yield* Reminder.publish("tea", { delay: "3 minutes" })
+ *   const early = yield* Queue.size(reminded)
+ *   yield* TestClock.adjust("3 minutes")
+ *   return [early, yield* Queue.take(reminded)] as const
+ * })
+ *
+ * const test = Effect.scoped(program).pipe(Effect.provide(Memory.layer()), Effect.provide(TestClock.layer()))
+ * await Effect.runPromise(test) // => [0, "tea"]
+ * ```
  */
 import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"

@@ -215,9 +215,8 @@ export class ConsumerEngine {
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
     }
-    const write = Effect.flatMap(this.driver.publish([letter]), ([answer]) =>
-      answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void
-    ).pipe(
+    const write = Effect.suspend(() => this.driver.publish([letter])).pipe(
+      Effect.flatMap(([answer]) => (answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void)),
       Effect.tapError((error) => this.trouble("write a dead letter", error)),
       Effect.retry(untilItWorks)
     )

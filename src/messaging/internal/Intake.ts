@@ -22,7 +22,7 @@ export const intake = (
     return Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(
         restore(
-          engine.subscription.take(engine.free, bytes).pipe(
+          Effect.suspend(() => engine.subscription.take(engine.free, bytes)).pipe(
             Effect.tapError((error) => engine.trouble("take messages", error)),
             Effect.retry(untilItWorks),
             // The schedule never ends.

@@ -280,7 +280,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
     Effect.gen(function* () {
       const { driver, settings, work } = parts
       const { topic, group } = work
-      yield* restore(driver.declare({ topic, groups: [group] }))
+      // A group that begins in the past is made by its subscription, which knows where it begins.
+      const groups = settings.replay === undefined ? [group] : []
+      yield* restore(driver.declare({ topic, groups }))
       const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
         name: `${topic}/${group}`,
         concurrency: settings.concurrency,

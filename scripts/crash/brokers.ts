@@ -1,0 +1,42 @@
+/**
+ * The brokers that can be checked: how each is reached, and what it promises.
+ */
+import { join } from "node:path"
+import { Effect, type Layer, Stream } from "effect"
+import type { Broker } from "millrace"
+import { DeadLetters } from "millrace"
+import { Sqlite } from "millrace/sqlite"
+import type { Letter } from "./history.ts"
+import { Steps } from "./scenario.ts"
+
+type Orderly = Broker.Broker<"order">
+
+interface Checked {
+  /** A broker without order is typed as one with it, and not asked for it. */
+  readonly layer: (folder: string) => Layer.Layer<Orderly, Broker.BrokerError>
+  readonly ordered: boolean
+  readonly deadLetters: (folder: string) => Promise<ReadonlyArray<Letter>>
+}
+
+const sqlite = (folder: string) => Sqlite.layer({ filename: join(folder, "crash.db") })
+
+const browse = (layer: Layer.Layer<Broker.Broker<"browse">, Broker.BrokerError>): Promise<ReadonlyArray<Letter>> =>
+  Stream.runCollect(DeadLetters.list(Steps)).pipe(
+    Effect.map((letters) => letters.map(({ attempts, group, id }) => ({ id, group, attempts: attempts.length }))),
+    Effect.provide(layer),
+    Effect.runPromise
+  )
+
+export const brokers: Readonly<Record<string, Checked>> = {
+  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) }
+}
+
+export const layerOf = (broker: string, folder: string): Layer.Layer<Orderly, Broker.BrokerError> => {
+  const found = brokers[broker]
+  if (found === undefined) throw new Error(`no broker "${broker}"; there is ${Object.keys(brokers).join(", ")}`)
+  return found.layer(folder)
+}
+
+/** The option that asks for order, where the broker has it. */
+export const orderOf = (broker: string): { readonly order?: "key" } =>
+  brokers[broker]?.ordered ? { order: "key" } : {}

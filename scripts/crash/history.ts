@@ -1,0 +1,166 @@
+/**
+ * What the processes wrote down, and what must be true of it.
+ *
+ * Every process appends lines of JSON to files of its own. A line is written by one call that returns when the system has it,
+ * so it survives a SIGKILL of the process that wrote it.
+ */
+import { appendFileSync, readdirSync, readFileSync } from "node:fs"
+import { join } from "node:path"
+import { expectedDead, failuresOf, groups, maxAttempts } from "./scenario.ts"
+
+/** One line. Times are nanoseconds of the clock that all processes of a machine share. */
+export type Line =
+  | {
+      readonly event: "sending" | "confirmed"
+      readonly id: string
+      readonly key: string
+      readonly n: number
+      readonly at: string
+    }
+  | {
+      readonly event: "began" | "handled" | "failed"
+      readonly group: string
+      readonly id: string
+      readonly key: string
+      readonly n: number
+      readonly attempt: number
+      readonly at: string
+    }
+
+export const writer = (folder: string, name: string) => {
+  const file = join(folder, `${name}.jsonl`)
+  return (line: Line extends infer L ? (L extends Line ? Omit<L, "at"> : never) : never): void =>
+    appendFileSync(file, `${JSON.stringify({ ...line, at: String(process.hrtime.bigint()) })}\n`)
+}
+
+type Run = Extract<Line, { readonly group: string }>
+
+export interface History {
+  readonly confirmed: ReadonlySet<string>
+  readonly sent: ReadonlyMap<string, { readonly key: string; readonly n: number }>
+  readonly runs: ReadonlyArray<Run>
+  readonly handledBy: (group: string) => ReadonlySet<string>
+}
+
+export const read = (folder: string): History => {
+  const lines = readdirSync(folder)
+    .filter((name) => name.endsWith(".jsonl"))
+    .flatMap((name) => readFileSync(join(folder, name), "utf8").split("\n"))
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line) as Line)
+    .toSorted((a, b) => Number(BigInt(a.at) - BigInt(b.at)))
+  const confirmed = new Set<string>()
+  const sent = new Map<string, { readonly key: string; readonly n: number }>()
+  const runs: Array<Run> = []
+  for (const line of lines) {
+    if (line.event === "confirmed") confirmed.add(line.id)
+    else if (line.event === "sending") sent.set(line.id, { key: line.key, n: line.n })
+    else runs.push(line)
+  }
+  const handledBy = (group: string) =>
+    new Set(runs.filter((run) => run.event === "handled" && run.group === group).map(({ id }) => id))
+  return { confirmed, sent, runs, handledBy }
+}
+
+export interface Letter {
+  readonly id: string
+  readonly group: string
+  readonly attempts: number
+}
+
+export interface Result {
+  readonly confirmed: number
+  readonly handled: number
+  readonly attempts: number
+  readonly lost: number
+  readonly reordered: number
+  readonly duplicates: number
+  /** A sentence for everything that must not be; duplicates may. */
+  readonly problems: ReadonlyArray<string>
+}
+
+export const check = (history: History, letters: ReadonlyArray<Letter>, ordered: boolean): Result => {
+  const problems: Array<string> = []
+  let lost = 0
+  let reordered = 0
+  let duplicates = 0
+  for (const group of groups) {
+    const runs = history.runs.filter((run) => run.group === group.name)
+    const handled = history.handledBy(group.name)
+    const dead = new Set(letters.filter((letter) => letter.group === group.name).map(({ id }) => id))
+    for (const id of history.confirmed) {
+      if (handled.has(id) || dead.has(id)) continue
+      lost++
+      problems.push(`lost: ${id} (key ${history.sent.get(id)?.key}) was confirmed and never handled by "${group.name}"`)
+    }
+    duplicates += runs.filter(({ event }) => event === "handled").length - handled.size
+    for (const id of handled) {
+      if (expectedDead(id)) problems.push(`handled: ${id} of "${group.name}" succeeded although it always fails`)
+      if (!history.sent.has(id)) problems.push(`unknown: ${id} was handled by "${group.name}" and never sent`)
+    }
+    for (const id of dead) {
+      if (!expectedDead(id))
+        problems.push(`dead: ${id} of "${group.name}" became a dead letter although it can succeed`)
+    }
+    problems.push(...attemptsOf(runs, group.name))
+    if (ordered && group.order) {
+      const wrong = orderOf(runs)
+      reordered += wrong.length
+      problems.push(...wrong)
+    }
+  }
+  return {
+    confirmed: history.confirmed.size,
+    handled: history.runs.filter(({ event }) => event === "handled").length,
+    attempts: history.runs.filter(({ event }) => event === "began").length,
+    lost,
+    reordered,
+    duplicates,
+    problems
+  }
+}
+
+/** A crash may repeat an attempt, but none may be left out, none may be counted that was not made. */
+const attemptsOf = (runs: ReadonlyArray<Run>, group: string): Array<string> => {
+  const problems: Array<string> = []
+  for (const [id, ofMessage] of Map.groupBy(runs, ({ id }) => id)) {
+    const seen = new Set(ofMessage.filter(({ event }) => event === "began").map(({ attempt }) => attempt))
+    const most = Math.max(...seen)
+    if (seen.size !== most) problems.push(`attempts: ${id} of "${group}" had attempts ${[...seen].join(", ")}`)
+    if (most > Math.min(failuresOf(id) + 1, maxAttempts)) {
+      problems.push(`attempts: ${id} of "${group}" was tried ${most} times, and fails ${failuresOf(id)} times`)
+    }
+  }
+  return problems
+}
+
+/**
+ * In each key the messages are handled in the order in which they were published, repetitions left aside, and no two runs
+ * overlap. What becomes a dead letter takes its place in the order when it is set aside, and is not looked at here.
+ */
+const orderOf = (runs: ReadonlyArray<Run>): Array<string> => {
+  const problems: Array<string> = []
+  for (const [key, ofKey] of Map.groupBy(runs, ({ key }) => key)) {
+    let latest = -1
+    const done = new Set<string>()
+    for (const run of ofKey) {
+      if (run.event === "began" && run.n < latest && !done.has(run.id)) {
+        problems.push(`order: of key ${key}, ${run.n} began after ${latest} had been handled`)
+      }
+      if (run.event !== "handled") continue
+      done.add(run.id)
+      latest = Math.max(latest, run.n)
+    }
+    let open: Run | undefined
+    for (const run of ofKey) {
+      if (run.event === "began") {
+        // The one before may have been killed in its run, which leaves no end: then it comes first again.
+        if (open !== undefined && open.id !== run.id && open.n < run.n) {
+          problems.push(`overlap: of key ${key}, ${run.n} began while ${open.n} had not ended`)
+        }
+        open = run
+      } else if (open?.id === run.id) open = undefined
+    }
+  }
+  return problems
+}
