@@ -59,12 +59,12 @@ export class Parts {
     if (queue === undefined) return Promise.resolve()
     const known = this.declaring.get(queue.name)
     if (known !== undefined) return known
-    const declaring = this.declare(about, queue).finally(() => this.declaring.delete(queue.name))
+    const declaring = this.declareQueue(about, queue).finally(() => this.declaring.delete(queue.name))
     this.declaring.set(queue.name, declaring)
     return declaring
   }
 
-  private declare(about: About, queue: Queue): Promise<void> {
+  private declareQueue(about: About, queue: Queue): Promise<void> {
     return this.run(this.onChannel(about, (channel) => this.topology.assert(channel, queue)))
   }
 
