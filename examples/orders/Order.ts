@@ -3,31 +3,20 @@
  */
 import { Schema } from "effect"
 
-const Item = Schema.Struct({
-  name: Schema.NonEmptyString,
-  quantity: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1000 })),
-  /** Price of one, without tax. */
-  cents: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 10_000_000 }))
-})
+/** What can be ordered, and the price of one in cents, without tax. */
+export const prices = { kettle: 3490, lamp: 4900, chair: 12900 } as const
 
 /** The body of `POST /orders`. */
 export const NewOrder = Schema.Struct({
   email: Schema.String.check(Schema.isPattern(/^[^\s@]+@[^\s@]+$/, { message: "Expected an e-mail address" })),
+  phone: Schema.String.check(
+    Schema.isPattern(/^\+[1-9]\d{6,14}$/, { message: "Expected a phone number such as +491701234560" })
+  ),
   country: Schema.String.check(Schema.isPattern(/^[A-Z]{2}$/, { message: "Expected a country code such as DE" })),
-  items: Schema.Array(Item).check(
-    Schema.isMinLength(1, { message: "Expected at least one item" }),
-    Schema.isMaxLength(100, { message: "Expected at most 100 items" })
-  )
+  product: Schema.Literals(["kettle", "lamp", "chair"]),
+  quantity: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 100 }))
 })
 export type NewOrder = typeof NewOrder.Type
 
-export interface Order extends NewOrder {
-  readonly id: string
-}
-
-/** How far an order has come. */
-export type Status =
-  | { readonly status: "queued" }
-  | { readonly status: "rendering" }
-  | { readonly status: "invoiced"; readonly invoice: string }
-  | { readonly status: "failed"; readonly reason: string }
+export const Order = Schema.Struct({ id: Schema.String, ...NewOrder.fields })
+export type Order = typeof Order.Type

@@ -1,61 +1,63 @@
 /**
  * The orders over HTTP: requests to calls, and what comes of them to responses.
  */
-import { ByteSize, Effect, Layer, Option, Schema } from "effect"
-import { HttpIncomingMessage, HttpRouter, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { Effect, Layer, Option } from "effect"
+import { HttpRouter, HttpServerResponse } from "effect/http"
+import { bodyAs, idInPath, refuse, unavailable } from "../shared/http.ts"
+import { invoiceOf } from "./Invoices.ts"
 import { NewOrder } from "./Order.ts"
+import { findOrder, orderStatus } from "./orderStatus.ts"
 import { placeOrder } from "./placeOrder.ts"
-import { reasonsOf } from "./reasons.ts"
 import { Settings } from "./Settings.ts"
-import { Statuses } from "./Statuses.ts"
-
-const refuse = (status: number, error: string, headers?: Record<string, string>) =>
-  HttpServerResponse.jsonUnsafe({ error }, { status, headers })
 
 const postOrder = HttpRouter.add(
   "POST",
   "/orders",
   Effect.gen(function* () {
-    const newOrder = yield* HttpServerRequest.schemaBodyJson(NewOrder, { errors: "all" })
+    const newOrder = yield* bodyAs(NewOrder, "an order")
     const { id } = yield* placeOrder(newOrder)
     return HttpServerResponse.jsonUnsafe(
       { id, status: "queued" },
       { status: 202, headers: { location: `/orders/${id}` } }
     )
-  }).pipe(
-    Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.kibibytes(64)),
-    Effect.catchTags({
-      SchemaError: (error) =>
-        Effect.succeed(
-          HttpServerResponse.jsonUnsafe({ error: "This is not an order.", reasons: reasonsOf(error) }, { status: 400 })
-        ),
-      PoolFull: () =>
-        Effect.map(Settings, ({ invoiceMillis }) => {
-          // By then an invoice is done and a place is free.
-          const seconds = Math.max(1, Math.ceil(invoiceMillis / 1000))
-          return refuse(429, "Too many orders at the moment.", { "retry-after": String(seconds) })
-        }),
-      PoolClosed: () => Effect.succeed(refuse(503, "No more orders: the service is about to stop."))
-    }),
-    Effect.catchReason("HttpServerError", "RequestParseError", ({ reason }) =>
-      Effect.succeed(
-        reason === "BodyTooLarge" ? refuse(413, "An order has at most 64 KiB.") : refuse(400, "The body is not JSON.")
-      )
-    )
-  )
+  }).pipe(Effect.catchTags({ SqlError: unavailable, BrokerError: unavailable }))
 )
+
+/** The order that the path names. Fails with the answer where there is none. */
+const orderInPath = Effect.gen(function* () {
+  const id = yield* idInPath
+  const order = yield* findOrder(id)
+  return Option.isSome(order) ? order.value : yield* Effect.fail(refuse(404, `There is no order ${id}.`))
+})
 
 const getOrder = HttpRouter.add(
   "GET",
   "/orders/:id",
-  Effect.gen(function* () {
-    const { id } = yield* HttpRouter.schemaPathParams(Schema.Struct({ id: Schema.String }))
-    const statuses = yield* Statuses
-    return Option.match(yield* statuses.get(id), {
-      onNone: () => refuse(404, `There is no order ${id}.`),
-      onSome: (status) => HttpServerResponse.jsonUnsafe({ id, ...status })
-    })
-  })
+  orderInPath.pipe(
+    Effect.flatMap(orderStatus),
+    Effect.map((status) => HttpServerResponse.jsonUnsafe(status)),
+    Effect.catchTags({ SqlError: unavailable, BrokerError: unavailable })
+  )
 )
 
-export const routes = Layer.mergeAll(postOrder, getOrder)
+const getInvoice = HttpRouter.add(
+  "GET",
+  "/orders/:id/invoice",
+  orderInPath.pipe(
+    Effect.flatMap(invoiceOf),
+    Effect.map((invoice) => HttpServerResponse.jsonUnsafe({ invoice })),
+    Effect.catchTags({
+      SqlError: unavailable,
+      NoTaxRate: (error) => Effect.succeed(refuse(422, error.message)),
+      PoolFull: () =>
+        Effect.map(Settings, ({ invoiceMillis }) => {
+          // By then an invoice is done and a place is free.
+          const seconds = Math.max(1, Math.ceil(invoiceMillis / 1000))
+          return refuse(429, "Too many invoices at the moment.", { "retry-after": String(seconds) })
+        }),
+      PoolClosed: () => Effect.succeed(refuse(503, "No more invoices: the service is about to stop."))
+    })
+  )
+)
+
+export const orderRoutes = Layer.mergeAll(postOrder, getOrder, getInvoice)

@@ -1,52 +1,63 @@
 /**
  * A service that takes orders over HTTP and works them off behind the answer:
  *
- *     node --conditions=millrace-source examples/orders/main.ts
+ *     node --conditions=millrace-source examples/orders/main.ts [--broker sqlite]
+ *
+ * Its work is of three kinds, by what happens when the process dies:
+ *
+ * - SMS and stock are messages (`sms.ts`, `stock.ts`): an order that was accepted is worked off, whatever dies when.
+ * - Invoices are tasks of a pool (`Invoices.ts`): somebody waits for each, and asks again when no answer comes.
+ * - Tracking is background work (`tracking.ts`): a line that is lost is worth nobody's time.
  */
-import { createServer } from "node:http"
-import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
-import { Console, Effect, Layer, Logger, Runtime } from "effect"
-import { HttpRouter } from "effect/http"
-import { Background, TaskDump, WorkerPool } from "millrace"
-import { CannotStart } from "./CannotStart.ts"
-import { routes } from "./http.ts"
+import { NodeServices } from "@effect/platform-node"
+import { Effect, Layer } from "effect"
+import { Command, Flag } from "effect/cli"
+import { Background, TaskDump } from "millrace"
+import { serve, serverAt } from "../shared/http.ts"
+import { reports } from "../shared/reports.ts"
+import { launch, runMain } from "../shared/runService.ts"
+import type { BrokerName } from "./brokers.ts"
+import { brokerNames, brokers } from "./brokers.ts"
+import { deadLetterRoutes } from "./deadLetters.ts"
+import { orderRoutes } from "./http.ts"
 import { Invoices } from "./Invoices.ts"
 import { Settings } from "./Settings.ts"
-import { Statuses } from "./Statuses.ts"
+import { SmsGateway } from "./SmsGateway.ts"
+import { smsConsumer } from "./sms.ts"
+import { stockConsumer } from "./stock.ts"
+import { tables } from "./tables.ts"
 import { TrackingLog } from "./tracking.ts"
 import { printUsage } from "./usage.ts"
 
-const server = Layer.unwrap(
-  Effect.map(Settings, ({ port }) =>
-    NodeHttpServer.layer(createServer, { host: "127.0.0.1", port, gracefulShutdownTimeout: "5 seconds" })
-  )
+const work = Layer.mergeAll(
+  Layer.provide(smsConsumer, SmsGateway.layer),
+  stockConsumer,
+  Invoices.layerWith({ onShutdown: reports.pool }),
+  Background.layer({ name: "Tracking", shutdownDeadline: "5 seconds", onShutdown: reports.pool })
 )
 
-const onShutdown = (report: WorkerPool.ShutdownReport) => Console.log(WorkerPool.formatReport(report))
-
-const pools = Layer.mergeAll(
-  Invoices.layerWith({ onShutdown }),
-  Background.layer({ name: "Tracking", shutdownDeadline: "5 seconds", onShutdown })
-)
+const server = Layer.unwrap(Effect.map(Settings, ({ port }) => serverAt(port)))
 
 // Opened from the bottom up and closed from the top down. So a port in use is known before anything else is open; and at
-// the end nobody comes in any more when the pools drain, and the tracking log is still open while they do.
-const app = printUsage.pipe(
-  Layer.provide(HttpRouter.serve(routes, { disableListenLog: true, disableLogger: true })),
-  Layer.provide(pools),
-  Layer.provide(Layer.mergeAll(TrackingLog.layer, Statuses.layer)),
-  Layer.provide(TaskDump.layerOnSignal()),
-  Layer.provide(server),
-  Layer.provide(Settings.layer)
+// the end nobody comes in any more when pools and consumers drain, and what they need is still there while they do.
+const app = (broker: BrokerName) =>
+  printUsage.pipe(
+    Layer.provide(serve(Layer.mergeAll(orderRoutes, deadLetterRoutes))),
+    Layer.provide(work),
+    Layer.provide(Layer.mergeAll(TrackingLog.layer, tables, TaskDump.layerOnSignal())),
+    Layer.provide(brokers[broker]),
+    Layer.provide(server),
+    Layer.provide(Settings.layer)
+  )
+
+const broker = Flag.Literals("broker", brokerNames).pipe(
+  Flag.withDescription("Where messages are kept"),
+  Flag.withDefault("sqlite")
 )
 
-Layer.launch(app).pipe(
-  Effect.mapError(CannotStart.from),
-  Effect.tapError((error) => Console.error(error.message)),
-  // Standard output is for what a person reads.
-  Effect.provideService(Logger.LogToStderr, true),
-  NodeRuntime.runMain({
-    // A service that was told to stop and did has not failed.
-    teardown: (exit, onExit) => Runtime.defaultTeardown(exit, (code) => onExit(code === 130 ? 0 : code))
-  })
+Command.make("orders", { broker }, ({ broker }) => launch(app(broker))).pipe(
+  Command.withDescription("Take orders over HTTP and work them off"),
+  Command.run({ version: "0.1.0" }),
+  Effect.provide(NodeServices.layer),
+  runMain
 )

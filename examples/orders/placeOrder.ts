@@ -1,22 +1,24 @@
 /**
- * Placing an order.
+ * Placing an order: the row and the message, or neither.
  */
 import { randomUUID } from "node:crypto"
 import { Effect } from "effect"
-import { afterPlaced } from "./afterPlaced.ts"
+import { SqlClient } from "effect/sql"
 import type { NewOrder, Order } from "./Order.ts"
-import { Statuses } from "./Statuses.ts"
+import { OrderPlaced } from "./OrderPlaced.ts"
+import { note } from "./tables.ts"
+import { track } from "./tracking.ts"
 
-/** Accepts the order and returns it with its id; or refuses it with `PoolFull`, and nothing of it is left. */
-export const placeOrder = Effect.fnUntraced(
-  function* (newOrder: NewOrder) {
-    const statuses = yield* Statuses
-    const order: Order = { ...newOrder, id: randomUUID() }
-    // Set before the work, which may begin at once and set the next one.
-    yield* statuses.set(order.id, { status: "queued" })
-    yield* afterPlaced(order).pipe(Effect.onError(() => statuses.remove(order.id)))
-    return order
-  },
-  // A client that hangs up interrupts its request; an order is placed whole or not at all.
-  Effect.uninterruptible
-)
+export const placeOrder = Effect.fnUntraced(function* (newOrder: NewOrder) {
+  const sql = yield* SqlClient.SqlClient
+  const order: Order = { ...newOrder, id: randomUUID() }
+  const place = Effect.gen(function* () {
+    yield* sql`INSERT INTO orders ${sql.insert({ id: order.id, details: JSON.stringify(order) })}`
+    yield* note(order.id, "placed")
+    // Last, for brokers that are no part of the transaction: see `brokers.ts`.
+    yield* OrderPlaced.publish(order, { id: order.id })
+  })
+  yield* sql.withTransaction(place)
+  yield* track(order)
+  return order
+})

@@ -1,5 +1,6 @@
 /**
- * One line of JSON for each order, for whoever counts them. A line that is lost does not hold up an order.
+ * One line of JSON for each order, for whoever counts them. In the background: a line that is lost, with the process or on a
+ * full disk, is worth neither a customer's time nor an order.
  */
 import { Context, DateTime, Effect, FileSystem, Layer } from "effect"
 import { Background } from "millrace"
@@ -19,13 +20,13 @@ export class TrackingLog extends Context.Service<TrackingLog, FileSystem.File>()
 }
 
 /** Returns at once: the customer neither waits for the line nor hears of its failure. */
-export const track = Effect.fnUntraced(function* (order: Order) {
+export const track = Effect.fnUntraced(function* ({ country, id, product, quantity }: Order) {
   const log = yield* TrackingLog
   const at = DateTime.formatIso(yield* DateTime.now)
-  const line = JSON.stringify({ event: "placed", at, id: order.id, country: order.country, items: order.items.length })
-  const warn = (reason: unknown) => Effect.logWarning(`Order ${order.id} is not in the tracking log`, reason)
+  const line = JSON.stringify({ event: "placed", at, id, country, product, quantity })
+  const warn = (reason: unknown) => Effect.logWarning(`Order ${id} is not in the tracking log`, reason)
   yield* Background.fork(log.writeAll(new TextEncoder().encode(`${line}\n`)), {
-    name: `tracking of ${order.id}`,
+    name: `tracking of ${id}`,
     onFailure: warn
   }).pipe(Effect.catchTag("PoolClosed", warn))
 })

@@ -5,25 +5,31 @@ import { Console, Effect, Layer } from "effect"
 import { HttpServer } from "effect/http"
 import { Settings } from "./Settings.ts"
 
-const usage = (address: string, trackingLog: string) => `
-Taking orders at ${address} as process ${process.pid}, tracking them in ${trackingLog}
+const usage = (address: string, database: string) => `
+Taking orders at ${address} as process ${process.pid}, keeping them in ${database}
 Try in another terminal:
 
-  url=${address}/orders; json='content-type: application/json'
-  order='{"email":"ada@example.com","country":"DE","items":[{"name":"Kettle","quantity":1,"cents":3490}]}'
+  url=${address}; json='content-type: application/json'
+  order='{"email":"ada@example.com","phone":"+491701234560","country":"DE","product":"kettle","quantity":1}'
 
-Place an order, then one more, and ask how far that is:
-  curl -isw '\\n' "$url" -H "$json" -d "$order"
-  id=$(curl -s "$url" -H "$json" -d "$order" | cut -d '"' -f 4)
-  curl -sw '\\n' "$url/$id"
+Place an order, then one more, and ask what happened to that:
+  curl -isw '\\n' "$url/orders" -H "$json" -d "$order"
+  id=$(curl -s "$url/orders" -H "$json" -d "$order" | cut -d '"' -f 4)
+  until curl -sw '\\n' "$url/orders/$id" | grep '"sms":"sent","stock":"reserved"'; do sleep 0.2; done
 
-Place one that is wrong:
-  curl -sw '\\n' "$url" -H "$json" -d '{"email":"ada","items":[]}'
+Place one that is wrong, and one whose number nobody has (the gateway rejects those that end in 9):
+  curl -sw '\\n' "$url/orders" -H "$json" -d '{"email":"ada","product":"sofa"}'
+  id=$(curl -s "$url/orders" -H "$json" -d "$(echo "$order" | sed s/60\\"/69\\"/)" | cut -d '"' -f 4)
 
-Place 40 at once, for which there is no room:
-  curl -sZ "$url?[1-40]" -H "$json" -d "$order" -o /dev/null -D - 2>/dev/null | grep -iE 'HTTP|retry' | sort | uniq -c
+See what has failed, and have it done again with another number:
+  until curl -sw '\\n' "$url/dead-letters" | grep "$id"; do sleep 0.2; done
+  curl -sw '\\n' "$url/dead-letters/replay" -H "$json" -d '{"ids":["'$id'"],"phone":"+491701234560"}'
+  until curl -sw '\\n' "$url/orders/$id" | grep '"sms":"sent"'; do sleep 0.2; done
 
-See here what runs and waits; and stop:
+Ask for 40 invoices at once, for which there is no room:
+  curl -sZ "$url/orders/$id/invoice?[1-40]" -o /dev/null -D - 2>/dev/null | grep -iE 'HTTP|retry' | sort | uniq -c
+
+See here what runs and waits; and stop. With KILL instead nothing is lost either: start it again and see.
   kill -USR2 ${process.pid}
   kill -TERM ${process.pid}
 `
@@ -31,7 +37,7 @@ See here what runs and waits; and stop:
 /** Printed when the service is ready. */
 export const printUsage = Layer.effectDiscard(
   Effect.gen(function* () {
-    const { trackingLog } = yield* Settings
-    yield* HttpServer.addressFormattedWith((address) => Console.log(usage(address, trackingLog)))
+    const { database } = yield* Settings
+    yield* HttpServer.addressFormattedWith((address) => Console.log(usage(address, database)))
   })
 )

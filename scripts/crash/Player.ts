@@ -73,6 +73,7 @@ export class Player {
     const exited = once(child, "exit")
     child.kill(signal)
     const [code] = await exited
+    // NodeRuntime answers a signal with 130.
     if (signal === "SIGTERM" && code !== 0 && code !== 130) this.unexpectedEnds.push(`on SIGTERM with code ${code}`)
     return true
   }

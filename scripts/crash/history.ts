@@ -55,7 +55,7 @@ export const read = (folder: string): History => {
   for (const line of lines) {
     if (line.event === "confirmed") confirmed.add(line.id)
     else if (line.event === "sending") sent.set(line.id, { key: line.key, n: line.n })
-    else runs.push(line)
+    else if ("group" in line) runs.push(line)
   }
   const handledBy = (group: string) =>
     new Set(runs.filter((run) => run.event === "handled" && run.group === group).map(({ id }) => id))

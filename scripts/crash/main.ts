@@ -58,13 +58,16 @@ try {
   await Promise.all(consumers.map((consumer) => consumer.ready()))
   for (const publisher of publishers) publisher.start()
   for (let round = 1; round <= rounds; round++) {
-    await sleep(300 + random() * 1200)
+    // Mostly in the middle of their work, now and then while they start.
+    if (random() < 0.9) await Promise.all(players.map((player) => player.ready()))
+    await sleep(random() * 1500)
     const victims = random() < 0.2 ? players : [players[Math.floor(random() * players.length)] as Player]
     for (const victim of victims) await victim.kill()
     await sleep(random() * 300)
     for (const victim of victims) victim.start()
   }
-  await sleep(500)
+  await Promise.all(players.map((player) => player.ready()))
+  await sleep(1000)
   for (const publisher of publishers) await publisher.stop()
   code = await workedOff(Number(values.patience) * 1000)
   for (const consumer of consumers) await consumer.stop()

@@ -4,13 +4,16 @@
  * Arguments: broker, folder, name, generation. The keys are the name's own, numbered on from generation to generation.
  */
 import { NodeRuntime } from "@effect/platform-node"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import { layerOf } from "./brokers.ts"
 import { writer } from "./history.ts"
 import { keysEach, Steps } from "./scenario.ts"
 
 const [broker = "", folder = "", name = "", generation = ""] = process.argv.slice(2)
 const note = writer(folder, `${name}-${generation}`)
+
+/** Under the same id, so that what was there after all is there once where the broker can tell. */
+const again = Schedule.max([Schedule.spaced("100 millis"), Schedule.recurs(50)])
 
 const publishKey = (index: number) =>
   Effect.gen(function* () {
@@ -20,12 +23,13 @@ const publishKey = (index: number) =>
       const n = Number(generation) * 1_000_000 + i
       const id = `${key}-${n}`
       note({ event: "sending", id, key, n })
-      yield* Effect.retry(Steps.publish({ key, n }, { id }), { times: 20, schedule: "100 millis" })
+      yield* Effect.retry(Steps.publish({ key, n }, { id }), again)
       note({ event: "confirmed", id, key, n })
       yield* Effect.sleep(Math.random() * 20)
     }
   })
 
+process.stdout.write("ready\n")
 Effect.forEach(
   Array.from({ length: keysEach }, (_, i) => i),
   publishKey,

@@ -97,6 +97,8 @@ const open = (
     const settings = yield* checkConsumer(options)
     // Required by the signatures; the key of a name holds the driver, whatever it can.
     const driver = yield* named(topic.broker) as unknown as Effect.Effect<Driver>
+    // With all its groups, so that none misses what is published before its own consumer starts.
+    yield* topic.declare as unknown as Effect.Effect<void, BrokerError>
     const work: Work = {
       topic: topic.name,
       group: settings.group,

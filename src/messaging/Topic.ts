@@ -40,6 +40,7 @@ import * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
+import { durationProblem, toMillis } from "../pool/Durations.ts"
 import { InvalidOption } from "../pool/WorkerPool.ts"
 import type { Broker } from "./Broker.ts"
 import { named } from "./Broker.ts"
@@ -48,7 +49,6 @@ import type { Driver, OutgoingMessage, Published, RawMessage } from "./Driver.ts
 import type { Envelope } from "./Envelope.ts"
 import { makeCodec } from "./internal/Codec.ts"
 import { declareOnce } from "./internal/declareOnce.ts"
-import { durationProblem, toMillis } from "./internal/durations.ts"
 import { invalidHeader } from "./internal/headers.ts"
 import { traceparentOf } from "./internal/trace.ts"
 import { Source } from "./Source.ts"
@@ -107,6 +107,11 @@ export interface Topic<in out A, out B extends string = "default", out R = never
     values: Iterable<A>,
     options?: { readonly headers?: Readonly<Record<string, string>> | undefined }
   ) => Effect.Effect<ReadonlyArray<Receipt>, BrokerError | EncodeError | PublishIncomplete, R | Broker<never, B>>
+  /**
+   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once. Call it at
+   * the start of a program whose first publish is inside a transaction, where some brokers can create nothing.
+   */
+  readonly declare: Effect.Effect<void, BrokerError, Broker<never, B>>
   /** The payload of a message in the current version. */
   readonly decode: (message: RawMessage) => Effect.Effect<A, Undecodable | UnknownVersion, R>
   /** The bytes of a payload, in the current version. */
@@ -248,6 +253,7 @@ export const make = <
     broker,
     publish: publish as unknown as Topic<A, B, R>["publish"],
     publishAll: publishAll as unknown as Topic<A, B, R>["publishAll"],
+    declare: withDriver(() => Effect.void) as unknown as Topic<A, B, R>["declare"],
     decode: codec.decode,
     encode: codec.encode
   }

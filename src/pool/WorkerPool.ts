@@ -69,6 +69,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { Registry } from "../registry/Registry.ts"
 import type { Accounting } from "./Accounting.ts"
+import { toMillis } from "./Durations.ts"
 import { calledFrom, callSite } from "./internal/CallSite.ts"
 import { Engine } from "./internal/Engine.ts"
 import { extras } from "./internal/Extras.ts"
@@ -400,7 +401,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
     haltedKeys: Effect.sync(() => [...engine.admission.keys.halted()].map(([key, condition]) => ({ key, condition }))),
     drain: Effect.withFiber((fiber) => engine.shutdown.run(fiber, "drain", Number.POSITIVE_INFINITY)),
     shutdown: (options) => {
-      const deadline = options?.deadline === undefined ? settings.shutdownDeadline : Settings.toMillis(options.deadline)
+      const deadline = options?.deadline === undefined ? settings.shutdownDeadline : toMillis(options.deadline)
       return deadline === undefined
         ? Effect.die(
             new InvalidOption({

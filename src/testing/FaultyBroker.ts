@@ -12,7 +12,7 @@
  * - Each operation draws from a sequence of its own, made from the seed: the n-th `publish` has the same fate in each run,
  *   whatever happens to the others.
  * - Failures are `Unavailable`, and their text names the seed and the call.
- * - A `take` that failed after it had happened keeps what it was handed for the next one, as a driver must.
+ * - A `take` that failed after it had happened gives back what it was handed, as a driver must.
  * - {@link FaultyBroker.counts} says what was done; a test that expects faults should check that there were some.
  *
  * **Gotchas**

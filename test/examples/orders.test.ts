@@ -1,192 +1,318 @@
 import { execFileSync } from "node:child_process"
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it, onTestFinished } from "vitest"
 import type { Program } from "./program.ts"
-import { poll, start } from "./program.ts"
+import { addressOf, linesToTry, poll, start } from "./program.ts"
+
+type Variables = Readonly<Record<string, string>>
+
+/** An environment in a folder of its own. With another one as its base it is that of a program that starts again. */
+const environment = (changes: Variables = {}) => {
+  const folder = mkdtempSync(join(tmpdir(), "orders-"))
+  onTestFinished(() => rmSync(folder, { recursive: true }))
+  const files = {
+    DATABASE: join(folder, "orders.db"),
+    TRACKING_LOG: join(folder, "orders.jsonl"),
+    SMS_LOG: join(folder, "sms.jsonl")
+  }
+  return { PORT: "0", SMS_MILLIS: "5", ...files, ...changes }
+}
 
 interface Service extends Program {
   readonly url: string
-  readonly trackingLog: string
 }
 
-const environment = (env: Readonly<Record<string, string>>) => {
-  const folder = mkdtempSync(join(tmpdir(), "orders-"))
-  onTestFinished(() => rmSync(folder, { recursive: true }))
-  return { PORT: "0", TRACKING_LOG: join(folder, "orders.jsonl"), ...env }
+const startOrders = async (env: Variables = environment()): Promise<Service> => {
+  const program = start("orders/main.ts", { env })
+  return { ...program, url: await addressOf(program) }
 }
 
-const startOrders = async (env: Readonly<Record<string, string>> = {}): Promise<Service> => {
-  const variables = environment(env)
-  const program = start("orders/main.ts", { env: variables })
-  const url = await poll("the service says where it is", () => /http:\/\/[\d.]+:\d+/.exec(program.stdout())?.[0])
-  return { ...program, url: `${url}/orders`, trackingLog: variables.TRACKING_LOG }
-}
+const order = { email: "ada@example.com", phone: "+491701234560", country: "DE", product: "kettle", quantity: 2 }
 
-const order = { email: "ada@example.com", country: "DE", items: [{ name: "Kettle", quantity: 2, cents: 3490 }] }
-
-const post = (service: Service, body: unknown): Promise<Response> =>
-  fetch(service.url, {
+const post = (service: Service, path: string, body: unknown): Promise<Response> =>
+  fetch(service.url + path, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: typeof body === "string" ? body : JSON.stringify(body)
   })
 
-/** All bodies of this service are objects; what is in them the tests assert. */
-const bodyOf = async (response: Response) => (await response.json()) as Record<string, unknown>
+/** What the tests read of the bodies, they assert. */
+type Body = Record<string, unknown>
+const bodyOf = async (response: Response | Promise<Response>) => (await (await response).json()) as Body
 
-/** Posts an order that is accepted, and returns its id. */
-const place = async (service: Service, body: unknown = order): Promise<string> =>
-  String((await bodyOf(await post(service, body))).id)
-
-/** Polls the status of an order until it is the last one. Returns what was seen, each once. */
-const statuses = async (service: Service, id: string): Promise<ReadonlyArray<Record<string, unknown>>> => {
-  const seen: Array<Record<string, unknown>> = []
-  await poll(`order ${id} is worked off`, async () => {
-    const answer = await bodyOf(await fetch(`${service.url}/${id}`))
-    if (answer.status !== seen.at(-1)?.status) seen.push(answer)
-    return answer.status === "invoiced" || answer.status === "failed" ? true : undefined
-  })
-  return seen
+/** Places an order that is accepted, and returns its id. */
+const place = async (service: Service, changes: Partial<typeof order> = {}): Promise<string> => {
+  const response = await post(service, "/orders", { ...order, ...changes })
+  assert.strictEqual(response.status, 202)
+  return String((await bodyOf(response)).id)
 }
+
+const statusOf = (service: Service, id: string) => bodyOf(fetch(`${service.url}/orders/${id}`))
+
+/** The status of an order when nothing about it waits any more, or when the SMS has come so far. */
+const settled = (service: Service, id: string, sms?: "sent" | "dead") =>
+  poll(`order ${id} is worked off`, async () => {
+    const status = await statusOf(service, id)
+    const done = sms === undefined ? status.sms !== "waiting" : status.sms === sms
+    return done && status.stock !== "waiting" ? status : undefined
+  })
+
+const historyOf = (status: Body) => (status.history as ReadonlyArray<{ what: string }>).map(({ what }) => what)
+
+const deadLetters = async (service: Service) =>
+  (await (await fetch(`${service.url}/dead-letters`)).json()) as ReadonlyArray<Body>
+
+/** Ids of what the gateway has sent, each time. */
+const smsSent = (env: { readonly SMS_LOG: string }) =>
+  readFileSync(env.SMS_LOG, "utf8").match(/(?<="key":")[^"]+/g) ?? []
 
 /** What the service prints of a pool when that has closed. */
 const reportOf = (service: Program, pool: string) => {
   const line = new RegExp(
-    `^Pool "${pool}" closed in \\d+ ms: (\\d+) drained, 0 interrupted, 0 abandoned, 0 dropped, 0 refused\\. Of (\\d+) accepted: (\\d+) succeeded\\.$`,
+    `^Pool "${pool}" closed in \\d+ ms: (\\d+) drained, 0 interrupted, 0 abandoned, 0 dropped, \\d+ refused\\. Of (\\d+) accepted: (\\d+) succeeded\\.$`,
     "m"
   ).exec(service.stdout())
   assert.isNotNull(line, `a clean report of ${pool} in:\n${service.stdout()}`)
   return { drained: Number(line[1]), accepted: Number(line[2]), succeeded: Number(line[3]) }
 }
 
+/** The same of a consumer: everything that had begun has ended. */
+const assertClean = (service: Program, group: string): void =>
+  assert.match(
+    service.stdout(),
+    new RegExp(`^Consumer "${group}" of "orders.placed" closed in \\d+ ms: .* 0 abandoned, 0 unsettled\\.`, "m")
+  )
+
 describe("examples/orders", { timeout: 60_000 }, () => {
-  it("takes an order, tracks it, and tells how far it is until it is invoiced", async () => {
-    const service = await startOrders()
-    const response = await post(service, order)
+  it("answers at once, and tells what happened to the order since", async () => {
+    const env = environment()
+    const service = await startOrders(env)
+    const response = await post(service, "/orders", order)
     assert.strictEqual(response.status, 202)
     const { id, ...rest } = await bodyOf(response)
     assert.deepStrictEqual(rest, { status: "queued" })
     assert.strictEqual(response.headers.get("location"), `/orders/${id}`)
 
-    const seen = await statuses(service, String(id))
-    assert.deepStrictEqual(seen.at(-1), {
-      id,
-      status: "invoiced",
-      invoice: "ada@example.com owes 83.06 with 19 % tax."
-    })
-    for (const { status } of seen) assert.include(["queued", "rendering", "invoiced"], status)
-
-    const line = await poll("the order is tracked", () =>
-      existsSync(service.trackingLog) ? readFileSync(service.trackingLog, "utf8") || undefined : undefined
-    )
-    assert.deepInclude(JSON.parse(line), { event: "placed", id, country: "DE", items: 1 })
+    const { history, ...status } = await settled(service, String(id))
+    assert.deepStrictEqual(status, { id, product: "kettle", quantity: 2, sms: "sent", stock: "reserved" })
+    assert.sameMembers(historyOf({ history }), ["placed", "stock: 2 reserved", "sms: sent"])
+    assert.deepStrictEqual(smsSent(env), [id])
+    const line = await poll("the order is tracked", () => readFileSync(env.TRACKING_LOG, "utf8") || undefined)
+    assert.deepInclude(JSON.parse(line), { event: "placed", id, country: "DE", product: "kettle", quantity: 2 })
   })
 
   it("says what is wrong with a request", async () => {
     const service = await startOrders()
-    const bad = await post(service, { email: "ada", items: [{ name: "Kettle", quantity: 0, cents: 1.5 }] })
+    const bad = await post(service, "/orders", { email: "ada", phone: "0170", product: "sofa", quantity: 1.5 })
     assert.strictEqual(bad.status, 400)
     assert.deepStrictEqual(await bad.json(), {
       error: "This is not an order.",
       reasons: [
         "email: Expected an e-mail address",
+        "phone: Expected a phone number such as +491701234560",
         "country: Missing key",
-        "items.0.quantity: Expected a value between 1 and 1000",
-        "items.0.cents: Expected an integer"
+        'product: Expected "kettle" | "lamp" | "chair"',
+        "quantity: Expected an integer"
       ]
     })
-    const noJson = await post(service, "{")
+    const noJson = await post(service, "/orders", "{")
     assert.strictEqual(noJson.status, 400)
     assert.deepStrictEqual(await noJson.json(), { error: "The body is not JSON." })
-    const large = await post(service, { ...order, email: "a".repeat(100_000) })
+    const large = await post(service, "/orders", { ...order, email: "a".repeat(100_000) })
     assert.strictEqual(large.status, 413)
-    assert.deepStrictEqual(await large.json(), { error: "An order has at most 64 KiB." })
-    const unknown = await fetch(`${service.url}/nr-1`)
-    assert.strictEqual(unknown.status, 404)
-    assert.deepStrictEqual(await unknown.json(), { error: "There is no order nr-1." })
-  })
-
-  it("tells why an order has no invoice", async () => {
-    const service = await startOrders({ INVOICE_MILLIS: "1" })
-    const id = await place(service, { ...order, country: "US" })
-    const seen = await statuses(service, id)
-    assert.deepStrictEqual(seen.at(-1), { id, status: "failed", reason: "No tax rate is known for US." })
-  })
-
-  it("refuses what it has no room for, shows what waits, and works off the rest before it ends", async () => {
-    const service = await startOrders({ INVOICE_MILLIS: "1000" })
-    const responses = await Promise.all(Array.from({ length: 40 }, () => post(service, order)))
-    const accepted = responses.filter((response) => response.status === 202)
-    const refused = responses.filter((response) => response.status === 429)
-    assert.strictEqual(accepted.length + refused.length, 40)
-    assert.isAtLeast(accepted.length, 10, "two slots and eight places")
-    assert.isAtLeast(refused.length, 1)
-    for (const response of refused) {
-      assert.strictEqual(response.headers.get("retry-after"), "1")
-      assert.deepStrictEqual(await response.json(), { error: "Too many orders at the moment." })
+    assert.deepStrictEqual(await large.json(), { error: "A request has at most 64 KiB." })
+    for (const path of ["/orders/nr-1", "/orders/nr-1/invoice"]) {
+      const unknown = await fetch(service.url + path)
+      assert.strictEqual(unknown.status, 404)
+      assert.deepStrictEqual(await unknown.json(), { error: "There is no order nr-1." })
     }
+    assert.strictEqual((await fetch(`${service.url}/dead-letters?limit=none`)).status, 400)
+  })
 
+  it("comes back to a gateway that is busy, slow, or does not say what it did; and sends each SMS once", async () => {
+    const env = environment({ SMS_RETRY_MILLIS: "20" })
+    const service = await startOrders(env)
+    const [busy, silent, slow] = await Promise.all([
+      place(service, { phone: "+491701234561" }),
+      place(service, { phone: "+491701234562" }),
+      place(service, { phone: "+491701234563" })
+    ])
+    assert.deepStrictEqual(
+      historyOf(await settled(service, busy, "sent")).filter((what) => what.startsWith("sms")),
+      [
+        "sms: attempt 1 failed, the gateway is busy for 1 s",
+        "sms: attempt 2 failed, the gateway is busy for 1 s",
+        "sms: sent"
+      ]
+    )
+    assert.include(
+      historyOf(await settled(service, silent, "sent")),
+      "sms: attempt 1 failed, the gateway does not work: it answered 500"
+    )
+    await settled(service, slow, "sent")
+    assert.sameMembers([...smsSent(env)], [busy, silent, slow])
+  })
+
+  it("sets aside what the gateway rejects, shows it, and sends it to another number", async () => {
+    const env = environment()
+    const service = await startOrders(env)
+    const id = await place(service, { phone: "+491701234569" })
+    const other = await place(service, { phone: "+491701234579" })
+    assert.deepInclude(await settled(service, id), { sms: "dead", stock: "reserved" })
+    await settled(service, other)
+    const letters = await deadLetters(service)
+    assert.sameMembers(
+      letters.map((letter) => letter.id),
+      [id, other]
+    )
+    const letter = letters.find((letter) => letter.id === id)
+    assert.deepInclude(letter, {
+      group: "sms",
+      reason: "decision",
+      cause: "the gateway knows nobody with +491701234569",
+      replays: 0
+    })
+    assert.deepInclude(letter?.order, { id, phone: "+491701234569" })
+
+    const replay = (body: unknown) => bodyOf(post(service, "/dead-letters/replay", body))
+    const nothing = { tooOften: [], failed: [], gone: [] }
+    assert.deepStrictEqual(await replay({ dryRun: true }), { matched: 2, replayed: 0, ...nothing })
+    assert.deepInclude(await replay({ ids: "all" }), { error: "This is not a choice of dead letters." })
+    assert.deepStrictEqual(await replay({ ids: [id], phone: "+491701234560" }), { matched: 1, replayed: 1, ...nothing })
+    await settled(service, id, "sent")
+    assert.deepStrictEqual([...smsSent(env)], [id])
+    // The other one is as wrong as before.
+    assert.deepInclude(await replay({}), { matched: 1, replayed: 1 })
+    await poll("it is dead again", async () => ((await deadLetters(service))[0]?.replays === 1 ? true : undefined))
+  })
+
+  it("keeps what has failed over a restart, and sends it when the gateway is back", async () => {
+    const env = environment()
+    // Nobody listens there.
+    const service = await startOrders({ ...env, SMS_GATEWAY: "http://127.0.0.1:9", SMS_RETRY_MILLIS: "1" })
+    const id = await place(service)
+    const status = await settled(service, id, "dead")
+    assert.strictEqual(historyOf(status).filter((what) => what.includes("the gateway does not work")).length, 12)
+    service.kill("SIGTERM")
+    assert.strictEqual(await service.ended, 0)
+
+    const again = await startOrders(env)
+    assert.deepInclude((await deadLetters(again))[0], { id, reason: "exhausted" })
+    assert.deepInclude(await bodyOf(post(again, "/dead-letters/replay", {})), { replayed: 1 })
+    await settled(again, id, "sent")
+    assert.deepStrictEqual([...smsSent(env)], [id])
+    assert.deepStrictEqual(await deadLetters(again), [])
+  })
+
+  it("gives what is left to who ordered first", async () => {
+    const service = await startOrders()
+    const ids: Array<string> = []
+    for (let n = 0; n < 7; n++) ids.push(await place(service, { product: "chair" }))
+    const stock = []
+    for (const id of ids) stock.push((await settled(service, id)).stock)
+    assert.deepStrictEqual(stock, [...Array(5).fill("reserved"), "sold out", "sold out"])
+  })
+
+  it("renders invoices, refuses those it has no room for, shows what waits, and ends what has begun", async () => {
+    const service = await startOrders(environment({ INVOICE_MILLIS: "1000" }))
+    const abroad = await place(service, { country: "US" })
+    const noRate = await fetch(`${service.url}/orders/${abroad}/invoice`)
+    assert.strictEqual(noRate.status, 422)
+    assert.deepStrictEqual(await noRate.json(), { error: "No tax rate is known for US." })
+
+    const id = await place(service)
+    const answered: Array<Response> = []
+    const ask = async () => answered.push(await fetch(`${service.url}/orders/${id}/invoice`))
+    const asked = Array.from({ length: 40 }, ask)
+    await poll("30 are refused", () => (answered.length >= 30 ? true : undefined))
     service.kill("SIGUSR2")
     const dump = await poll("a dump", () => /^WorkerPool "Invoices" .*\n( .*\n)+/m.exec(service.stderr())?.[0])
     const task =
       /^ {2}(running|queued) +invoice of [-\da-f]{36} .* (\d+ ms|[\d.]+ s) old .*submitted at .*orders\/Invoices\.ts:\d+:\d+$/
     const lines = dump.trimEnd().split("\n").slice(1)
+    assert.strictEqual(lines.length, 10, "two slots and eight places")
     for (const line of lines) assert.match(line, task)
     assert.isTrue(lines.some((line) => line.includes("waits for a slot (2 running)")))
-
+    assert.match(service.stderr(), /^Consumer "orders.placed\/sms" \(/m)
     service.kill("SIGTERM")
-    assert.strictEqual(await service.ended, 0)
-    const invoices = reportOf(service, "Invoices")
-    assert.strictEqual(invoices.accepted, accepted.length)
-    assert.strictEqual(invoices.succeeded, accepted.length)
-    assert.isAtLeast(invoices.drained, 1)
-    const tracking = reportOf(service, "Tracking")
-    assert.strictEqual(tracking.succeeded, accepted.length)
-    const tracked = readFileSync(service.trackingLog, "utf8")
-    assert.strictEqual(tracked.trimEnd().split("\n").length, accepted.length)
-  })
 
-  it("works off every order whose sender got a 202, also when it is told to stop between them", async () => {
-    const service = await startOrders({ INVOICE_MILLIS: "5" })
-    let accepted = 0
-    for (;;) {
-      const response = await post(service, order).catch(() => undefined)
-      if (response === undefined) break
-      if (response.status === 202) accepted += 1
-      await response.arrayBuffer()
-      if (accepted === 20) service.kill("SIGTERM")
+    await Promise.all(asked)
+    const rendered = answered.filter((response) => response.status === 200)
+    assert.strictEqual(rendered.length, 10)
+    for (const response of rendered) {
+      assert.deepStrictEqual(await response.json(), { invoice: "ada@example.com owes 83.06 with 19 % tax." })
+    }
+    for (const response of answered.filter((response) => response.status !== 200)) {
+      assert.strictEqual(response.status, 429)
+      assert.strictEqual(response.headers.get("retry-after"), "1")
+      assert.deepStrictEqual(await response.json(), { error: "Too many invoices at the moment." })
     }
     assert.strictEqual(await service.ended, 0)
-    assert.isAtLeast(accepted, 20)
-    assert.deepInclude(reportOf(service, "Invoices"), { accepted, succeeded: accepted })
-    assert.deepInclude(reportOf(service, "Tracking"), { accepted, succeeded: accepted })
+    assert.match(service.stdout(), /^Pool "Invoices" closed in .* Of 11 accepted: 10 succeeded, 1 failed\.$/m)
+    assert.deepInclude(reportOf(service, "Tracking"), { accepted: 2, succeeded: 2 })
+    for (const group of ["sms", "stock"]) assertClean(service, group)
+  })
+
+  it("loses no order that was answered, when it is killed and when it is told to stop in mid-work", async () => {
+    const env = environment({ SMS_MILLIS: "50" })
+    const accepted: Array<string> = []
+    for (const signal of ["SIGKILL", "SIGTERM"] as const) {
+      const service = await startOrders(env)
+      const enough = accepted.length + 30
+      for (;;) {
+        const response = await post(service, "/orders", order).catch(() => undefined)
+        const body = await response?.json().catch(() => undefined)
+        if (body === undefined) break
+        accepted.push((body as { id: string }).id)
+        if (accepted.length === enough) service.kill(signal)
+      }
+      assert.strictEqual(await service.ended, signal === "SIGTERM" ? 0 : signal)
+      if (signal === "SIGTERM") for (const group of ["sms", "stock"]) assertClean(service, group)
+    }
+    const service = await startOrders(env)
+    for (const id of accepted) {
+      const status = await settled(service, id)
+      assert.deepInclude(status, { sms: "sent", stock: "reserved" })
+      assert.sameMembers(historyOf(status), ["placed", "stock: 2 reserved", "sms: sent"])
+    }
+    assert.includeMembers([...smsSent(env)], accepted)
+    assert.strictEqual(new Set(smsSent(env)).size, smsSent(env).length)
+  })
+
+  it("counts what is there after many kills", async () => {
+    const demo = start("orders/demo/crash.ts", { args: ["--kills", "2"] })
+    assert.strictEqual(await demo.ended, 0)
+    const counts = Object.fromEntries(
+      [...demo.stdout().matchAll(/^([\w ]+?) {2,}(\d+)/gm)].map(([, name, count]) => [name, Number(count)])
+    )
+    assert.deepInclude(counts, { "products wrong": 0, lost: 0, duplicates: 0 })
+    assert.isAtLeast(counts["accepted orders"] ?? 0, 10)
+    assert.strictEqual(counts.SMS + counts["dead letters"], counts["stock bookings"])
+    assert.match(demo.stdout(), /^duplicates +0 SMS, 0 bookings$/m)
   })
 
   it.runIf(existsSync("/usr/bin/curl"))("prints lines that work", async () => {
     const service = await startOrders()
-    const script = service
-      .stdout()
-      .split("\n")
-      .filter((line) => line.startsWith("  "))
-      .join("\n")
-    const output = execFileSync("sh", ["-c", script], { encoding: "utf8" })
+    const output = execFileSync("sh", ["-c", linesToTry(service)], { encoding: "utf8" })
     assert.match(output, /^HTTP\/1\.1 202 Accepted\r$/m)
-    assert.match(output, /^\{"id":".*","status":"(queued|rendering|invoiced)".*\}$/m)
+    assert.match(output, /^\{"id":".*,"sms":"sent","stock":"reserved","history":\[.*\]\}$/m)
     assert.match(output, /^\{"error":"This is not an order\.","reasons":\[.*"\]\}$/m)
+    assert.match(output, /^\[\{"id":".*","group":"sms","reason":"decision",.*\}\]$/m)
+    assert.match(output, /^\{"matched":1,"replayed":1,.*\}$/m)
+    assert.match(output, /attempt 1 failed, the gateway knows nobody with \+491701234569.*"sms: sent"/)
     assert.match(output, /^ +\d+ HTTP\/1\.1 429 Too Many Requests\r$/m)
     assert.match(output, /^ +\d+ retry-after: 1\r$/m)
     // The last two lines asked for a dump and the end.
     assert.strictEqual(await service.ended, 0)
     assert.match(service.stderr(), /^WorkerPool "Invoices" \(/m)
-    assert.strictEqual(reportOf(service, "Invoices").accepted, reportOf(service, "Tracking").accepted)
+    assert.strictEqual(reportOf(service, "Tracking").accepted, 3)
   })
 
   it.runIf(existsSync("/dev/full"))("takes orders also when they cannot be tracked", async () => {
-    const service = await startOrders({ TRACKING_LOG: "/dev/full", INVOICE_MILLIS: "1" })
-    const id = await place(service)
-    assert.deepInclude((await statuses(service, id)).at(-1), { status: "invoiced" })
+    const service = await startOrders(environment({ TRACKING_LOG: "/dev/full" }))
+    await settled(service, await place(service), "sent")
     await poll("a warning", () => (service.stderr().includes("is not in the tracking log") ? true : undefined))
     assert.include(service.stderr(), "ENOSPC: no space left on device")
   })
@@ -194,7 +320,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
   it("says in a sentence why it cannot start", async () => {
     const { url } = await startOrders()
     const { port } = new URL(url)
-    const refused = async (env: Readonly<Record<string, string>>): Promise<string> => {
+    const refused = async (env: Variables): Promise<string> => {
       const program = start("orders/main.ts", { env: environment(env) })
       assert.strictEqual(await program.ended, 1)
       assert.strictEqual(program.stdout(), "")
@@ -209,5 +335,9 @@ describe("examples/orders", { timeout: 60_000 }, () => {
       await refused({ TRACKING_LOG: "/nowhere/orders.jsonl" }),
       /^Cannot start: ENOENT: no such file or directory, open '\/nowhere\/orders\.jsonl'\n$/
     )
+    assert.match(await refused({ DATABASE: "/nowhere/orders.db" }), /^Cannot start: sqlite: open .*\/nowhere.*\n$/)
+    const file = join(mkdtempSync(join(tmpdir(), "orders-")), "no.db")
+    writeFileSync(file, "This is a text, and no database, however long one reads on in it.".repeat(100))
+    assert.match(await refused({ DATABASE: file }), /^Cannot start: sqlite: open .*no\.db.*\n$/)
   })
 })

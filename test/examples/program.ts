@@ -58,6 +58,18 @@ export const start = (
   }
 }
 
+/** The address that a service prints when it is ready. */
+export const addressOf = (program: Program): Promise<string> =>
+  poll("the service says where it is", () => /http:\/\/[\d.]+:\d+/.exec(program.stdout())?.[0])
+
+/** The lines for a shell that a service prints, as a script. */
+export const linesToTry = (program: Program): string =>
+  program
+    .stdout()
+    .split("\n")
+    .filter((line) => line.startsWith("  "))
+    .join("\n")
+
 /** Asks again and again until there is an answer; fails with `what` when there is none within the bound. */
 export const poll = async <A>(
   what: string,

@@ -25,11 +25,12 @@ export const close = (
     const { settings, work } = engine
     const began = engine.now()
     engine.phase = "draining"
+    // From now on nothing begins.
+    const running = [...engine.held.values()].filter(({ state }) => state === "running")
     // A broker that does not answer must not hold up the rest.
     yield* Effect.timeoutOption(Effect.ignore(engine.subscription.setCredit(0)), settings.shutdownGrace)
     yield* parts.stopTaking
     const all = [...engine.held.values()]
-    const running = all.filter(({ state }) => state === "running")
     for (const held of all) {
       if (held.state !== "queued") continue
       engine.giveBack(held)

@@ -3,11 +3,11 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
+import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
 import { retry } from "../Decision.ts"
-import { durationProblem, toMillis } from "./durations.ts"
 
 export interface ConsumerSettings {
   readonly group: string

@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
+import { toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import { open } from "../../pool/WorkerPool.ts"
 import type { BrokerError } from "../BrokerError.ts"
@@ -23,7 +24,6 @@ import { untilItWorks } from "./backoff.ts"
 import * as Closing from "./Closing.ts"
 import { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
-import { toMillis } from "./durations.ts"
 import { intake, startEach } from "./Intake.ts"
 import { renewLeases, watchLost } from "./Leases.ts"
 import type { Decisions } from "./Verdict.ts"
@@ -226,6 +226,25 @@ class Running {
     )
   }
 
+  /** Tells the broker what is wanted, in the background until it has heard: what is wanted by then, for that may change. */
+  private readonly tellCredit: Effect.Effect<void> = Effect.suspend(() => {
+    const { engine } = this
+    const tell = Effect.suspend(() =>
+      engine.subscription.setCredit(engine.paused || engine.phase !== "open" ? 0 : engine.settings.prefetch)
+    ).pipe(
+      Effect.tapError((error) => engine.trouble("change its credit", error)),
+      Effect.retry(untilItWorks),
+      // The schedule never ends.
+      Effect.orDie,
+      Effect.tap(() =>
+        Effect.sync(() => {
+          engine.problem = undefined
+        })
+      )
+    )
+    return Effect.asVoid(Effect.forkIn(tell, this.fibers, { startImmediately: true }))
+  })
+
   private health(): ConsumerHealth {
     const { engine } = this
     const problem = engine.problem ?? engine.subscription.problem?.()
@@ -249,12 +268,12 @@ class Running {
     const { shutdownDeadline } = this.parts.settings
     const pause = Effect.suspend(() => {
       engine.paused = true
-      return Effect.andThen(pool.pause, Effect.ignore(engine.subscription.setCredit(0)))
+      return Effect.andThen(pool.pause, this.tellCredit)
     })
     const resume = Effect.suspend(() => {
       engine.paused = false
       engine.room.openUnsafe()
-      return Effect.andThen(pool.resume, Effect.ignore(engine.subscription.setCredit(engine.settings.prefetch)))
+      return Effect.andThen(pool.resume, this.tellCredit)
     })
     return {
       topic: engine.work.topic,
@@ -289,7 +308,8 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
         capacity: settings.prefetch,
         rateLimit: settings.rateLimit,
         shutdownDeadline: settings.shutdownDeadline,
-        shutdownGrace: settings.shutdownGrace
+        shutdownGrace: settings.shutdownGrace,
+        silent: true
       })
       const subscribed = yield* restore(subscribe(parts))
       const clock = yield* Clock.Clock

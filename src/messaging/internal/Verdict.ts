@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
+import { toMillis } from "../../pool/Durations.ts"
 import type { ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
 import type { DeathReason, Envelope, FailedAttempt, History } from "../Envelope.ts"
@@ -15,7 +16,6 @@ import { thisProcess } from "../Source.ts"
 import type { Undecodable, UnknownVersion } from "../TopicError.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { retryWithBackoff } from "./ConsumerSettings.ts"
-import { toMillis } from "./durations.ts"
 
 /** How one attempt at a message ended. */
 export type Attempt =

@@ -3,9 +3,9 @@
  */
 import type * as Cause from "effect/Cause"
 import type * as Duration from "effect/Duration"
+import { toMillis } from "../Durations.ts"
 import { InvalidOption } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
-import { toMillis } from "./Settings.ts"
 import type { AnyEffect, Extra } from "./Task.ts"
 
 /** All that a submission may say of its task. */

@@ -7,6 +7,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
+import { toMillis } from "../Durations.ts"
 import { InvalidOption } from "../PoolError.ts"
 import type { ShutdownReport } from "../ShutdownReport.ts"
 
@@ -30,6 +31,8 @@ export interface Settings {
   readonly shutdownDeadline: number
   readonly shutdownGrace: number
   readonly onShutdown: ((report: ShutdownReport) => Effect.Effect<unknown>) | undefined
+  /** Its owner logs a report of its own. */
+  readonly silent: boolean
 }
 
 /** The defaults; every one of them is finite. */
@@ -94,14 +97,6 @@ const PoolOptions = Schema.Struct({
 
 const decode = Schema.decodeUnknownExit(PoolOptions)
 
-/** A duration in milliseconds; `undefined` for what is none. `NaN` is none, although Effect reads it as zero. */
-export const toMillis = (input: unknown): number | undefined => {
-  if (typeof input === "number" && Number.isNaN(input)) return undefined
-  // What is no duration is answered with none, whatever its type.
-  const duration = Duration.fromInput(input as Duration.Input)
-  return duration._tag === "Some" ? Duration.toMillis(duration.value) : undefined
-}
-
 /** Options as a caller writes them, whatever their types say: JavaScript callers and configuration files come here too. */
 export interface Unchecked {
   readonly name: string
@@ -115,6 +110,7 @@ export interface Unchecked {
   readonly shutdownDeadline?: Duration.Input | undefined
   readonly shutdownGrace?: Duration.Input | undefined
   readonly onShutdown?: ((report: ShutdownReport) => Effect.Effect<unknown>) | undefined
+  readonly silent?: boolean
 }
 
 /** Checks the options of a pool; a wrong one is a defect, with a sentence for each. */
@@ -137,6 +133,7 @@ export const check = (operation: string, options: Unchecked): Effect.Effect<Sett
     rateLimit: options.rateLimit && { limit: options.rateLimit.limit, interval: millis(options.rateLimit.interval) },
     shutdownDeadline: millis(options.shutdownDeadline ?? defaults.shutdownDeadline),
     shutdownGrace: millis(options.shutdownGrace ?? defaults.shutdownGrace),
-    onShutdown: options.onShutdown
+    onShutdown: options.onShutdown,
+    silent: options.silent ?? false
   })
 }

@@ -185,10 +185,11 @@ export class Shutdown {
 
   /** Hands the report to the log, to `onShutdown` and to the registry, and then to those who wait. */
   private announce(report: ShutdownReport): void {
-    const { onShutdown, shutdownGrace } = this.engine.settings
-    const log = Report.isClean(report)
-      ? Effect.logDebug(Report.format(report))
-      : Effect.logWarning(Report.format(report))
+    const { onShutdown, shutdownGrace, silent } = this.engine.settings
+    const log =
+      silent || Report.isClean(report)
+        ? Effect.logDebug(Report.format(report))
+        : Effect.logWarning(Report.format(report))
     const done = () => {
       if (this.report !== undefined) return
       this.report = report

@@ -210,11 +210,14 @@ export class Env {
   }
 
   /** The effect, tried again while the broker is out of reach. In calm it must not be. */
-  patiently<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E | ConformanceFailed, R> {
-    if (this.calm) return this.within("an operation", effect)
+  patiently<A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    what = "an operation"
+  ): Effect.Effect<A, E | ConformanceFailed, R> {
+    if (this.calm) return this.within(what, effect)
     const outOfReach = (error: E) => error instanceof BrokerError && error.reason._tag === "Unavailable"
     return this.within(
-      "an operation, tried again and again",
+      `${what}, tried again and again,`,
       Effect.retry(effect, { while: outOfReach, schedule: Schedule.spaced(5) })
     )
   }
@@ -290,12 +293,6 @@ export const checkOrder = (log: Log): Effect.Effect<void, ConformanceFailed> =>
     },
     { discard: true }
   )
-
-/** Fails where the first handling of a message was later than that of the next in its key (published one by one). */
-export const noDuplicates = (env: Env, report: CaseReport): Effect.Effect<CaseReport, ConformanceFailed> =>
-  env.calm && report.duplicates > 0
-    ? fail(`${report.duplicates} of ${report.sent} messages were handled more than once, although nothing went wrong`)
-    : Effect.succeed(report)
 
 const makeApp = (env: Env, context: Context.Context<Broker>): App => {
   // The fixture says what the broker can; a case asks only for that, or to be refused.
@@ -383,6 +380,10 @@ export const needs =
     const missing = abilities.filter((ability) => fixture.abilities[ability] === "none")
     return missing.length === 0 ? undefined : `the driver has no ${missing.join(", ")}`
   }
+
+/** For cases that count exactly, which duplicates would spoil. */
+export const needsCalm = ({ calm }: Fixture): string | undefined =>
+  calm === false ? "it counts exactly, and duplicates are allowed where things go wrong" : undefined
 
 export const needsHook =
   (hook: "restart" | "crash" | "blackHole" | "worker" | "transactions") =>

@@ -106,16 +106,24 @@ export const brokerConformance = (fixture: Fixture): ReadonlyArray<ConformanceCa
 const runCase = (spec: Spec, fixture: Fixture, limit: number): Effect.Effect<CaseReport, ConformanceFailed> =>
   Effect.suspend(() => {
     const env = new Env(fixture, `mr-${crypto.randomUUID().slice(0, 8)}`)
-    const failed = (detail: string, cause: unknown) => new ConformanceFailed({ case: spec.name, detail, cause })
-    return Effect.scoped(spec.run(env)).pipe(
-      Effect.timeoutOrElse({
-        duration: limit,
-        orElse: () => Effect.fail(failed(`it has not ended within ${limit} ms`, undefined))
-      }),
-      Effect.catchCause((cause) => {
-        const error = Cause.squash(cause)
-        if (error instanceof ConformanceFailed) return Effect.fail(failed(error.detail, error.cause))
-        return Effect.fail(failed(Cause.pretty(cause), error))
+    let found: Cause.Cause<unknown> | undefined
+    const run = Effect.tapCause(spec.run(env), (cause) =>
+      Effect.sync(() => {
+        found ??= cause
       })
     )
+    return Effect.scoped(run).pipe(
+      Effect.timeoutOrElse({ duration: limit, orElse: () => Effect.fail(`it has not ended within ${limit} ms`) }),
+      // What failed first tells more than that closing what it left open took too long.
+      Effect.catchCause((cause) => Effect.fail(failureOf(spec, found ?? cause)))
+    )
   })
+
+const failureOf = ({ name }: Spec, cause: Cause.Cause<unknown>): ConformanceFailed => {
+  const error = Cause.squash(cause)
+  if (error instanceof ConformanceFailed) {
+    return new ConformanceFailed({ case: name, detail: error.detail, cause: error.cause })
+  }
+  const detail = typeof error === "string" ? error : Cause.pretty(cause)
+  return new ConformanceFailed({ case: name, detail, cause: error })
+}

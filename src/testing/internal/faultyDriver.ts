@@ -73,23 +73,19 @@ const idsOf = (deliveries: ReadonlyArray<Delivery>): ReadonlyArray<string> =>
   deliveries.map(({ message }) => message.envelope.id)
 
 const wrapSubscription = (system: string, topic: string, inner: Subscription, faults: Faults): Subscription => {
-  /** What was handed over by a `take` that did not say so. */
-  const kept: Array<Delivery> = []
   /** What the broker took back: it is not ours any more, whatever it says itself. */
   const lost = new WeakSet<Delivery>()
 
+  /** What was handed over and could not be told goes back: kept for the next take it might come out of order. */
   const take = (max: number, maxBytes: number): Effect.Effect<ReadonlyArray<Delivery>, BrokerError> => {
-    const run = Effect.suspend(() =>
-      kept.length > 0 ? Effect.succeed(takeSome(kept, max, maxBytes)) : inner.take(max, maxBytes)
-    )
+    const run = inner.take(max, maxBytes)
     return faults.call(system, "take", { topic }, run, {
-      after: (end) =>
-        Effect.andThen(
-          Effect.tap(run, (deliveries) => Effect.sync(() => kept.unshift(...deliveries))),
-          end
-        )
+      after: (end) => Effect.flatMap(run, (deliveries) => Effect.ensuring(end, Effect.ignore(giveBack(deliveries))))
     })
   }
+
+  const giveBack = (deliveries: ReadonlyArray<Delivery>) =>
+    inner.settle(deliveries.map((delivery) => ({ _tag: "Release", delivery })))
 
   const settle = (settlements: ReadonlyArray<Settlement>) => {
     const ours = settlements.filter(({ delivery }) => !lost.has(delivery))
@@ -113,7 +109,7 @@ const wrapSubscription = (system: string, topic: string, inner: Subscription, fa
       const chosen = deliveries.filter(() => faults.each("renew") < 0.5)
       const victims = (chosen.length > 0 ? chosen : deliveries.slice(0, 1)).filter((delivery) => !lost.has(delivery))
       for (const delivery of victims) lost.add(delivery)
-      return Effect.asVoid(inner.settle(victims.map((delivery) => ({ _tag: "Release", delivery }))))
+      return Effect.asVoid(giveBack(victims))
     })
 
   const some = <A>(operation: "settle" | "renew", all: ReadonlyArray<A>): ReadonlyArray<A> =>
@@ -144,16 +140,6 @@ const wrapSubscription = (system: string, topic: string, inner: Subscription, fa
     setCredit: (credit) => faults.call(system, "setCredit", { topic }, inner.setCredit(credit)),
     problem: inner.problem
   }
-}
-
-/** Removes from the front what may be handed over at once. */
-const takeSome = (kept: Array<Delivery>, max: number, maxBytes: number): ReadonlyArray<Delivery> => {
-  let bytes = 0
-  const over = kept.findIndex(({ message }, index) => {
-    bytes += message.body.byteLength
-    return index >= max || (index > 0 && bytes > maxBytes)
-  })
-  return kept.splice(0, over < 0 ? kept.length : over)
 }
 
 const wrapDeadLetters = (system: string, inner: DeadLetterStore, faults: Faults): DeadLetterStore => {

@@ -18,6 +18,7 @@ describe("sqlite driver", () => {
       )
       assert.deepStrictEqual(yield* driver.backlog({ topic: "t", group: "g" }), {
         waiting: 0,
+        delayed: 0,
         inFlight: 2,
         oldest: undefined
       })

@@ -164,6 +164,9 @@ export const settle = (store: Store, { owner, queue, seq }: Owned, settlement: S
       return database.sql("DELETE FROM millrace_message WHERE seq = ? AND owner = ?").run(seq, owner) === 1
     case "Release":
       return release(store, queue, owner, seq)
+    case "Abandon":
+      // Its row stays with its owner, whose lease nobody renews any more.
+      return true
     case "Retry": {
       const delayed = settlement.delay > 0
       store.touched.add(queue)

@@ -19,7 +19,7 @@ import { makeClient } from "./Client.ts"
 import { Database } from "./Database.ts"
 import { deadLetters, reading } from "./DeadLetters.ts"
 import type { About } from "./Failure.ts"
-import { fromCause, isBusy, locked, rejected, system } from "./Failure.ts"
+import { fromCause, isBusy, locked, moved, rejected, system } from "./Failure.ts"
 import { FileClock } from "./FileClock.ts"
 import { migrate, version } from "./Migrations.ts"
 import type { BrokerSettings } from "./Options.ts"
@@ -101,8 +101,14 @@ export const open = (
 
     const tick = Effect.suspend(() => {
       watcher.poll()
-      const expired = Effect.forEach(subscriptions, (subscription) => subscription.expire(), { discard: true })
-      return subscriptions.size === 0 ? expired : Effect.andThen(expired, sweep(pump))
+      if (pump.hasWaiting && !database.isInPlace()) pump.failWaiting((about) => moved(about, filename))
+      if (subscriptions.size === 0) return Effect.void
+      return Effect.gen(function* () {
+        if (clock.isBehind()) yield* Effect.ignore(pump.request({ operation: "clock" }, { weight: 1 }, () => {}))
+        pump.ring()
+        for (const subscription of subscriptions) yield* subscription.expire()
+        yield* sweep(pump)
+      })
     })
 
     yield* Effect.addFinalizer(() =>
@@ -193,8 +199,9 @@ export const open = (
 const backlog = (store: Store, { group, topic }: Group): Backlog => {
   const { database } = store
   const queue = store.queue(topic, group)
-  if (queue === undefined) return { waiting: 0, inFlight: 0, oldest: undefined }
+  if (queue === undefined) return { waiting: 0, delayed: 0, inFlight: 0, oldest: undefined }
   let waiting = 0
+  let delayed = 0
   let first = Number.POSITIVE_INFINITY
   for (const state of [0, 2, 3]) {
     const row = database
@@ -203,6 +210,7 @@ const backlog = (store: Store, { group, topic }: Group): Backlog => {
       )
       .get(queue)
     waiting += row?.[0] ?? 0
+    if (state === 2) delayed = row?.[0] ?? 0
     first = Math.min(first, row?.[1] ?? Number.POSITIVE_INFINITY)
   }
   const [unread] = database
@@ -222,6 +230,7 @@ const backlog = (store: Store, { group, topic }: Group): Backlog => {
     .get(first === Number.POSITIVE_INFINITY ? -1 : first)?.[0]
   return {
     waiting: waiting + unread,
+    delayed,
     inFlight,
     oldest: published === undefined ? undefined : Math.max(0, store.clock.wall() - published)
   }

@@ -47,6 +47,11 @@ export class FileClock {
     return this.offset === undefined ? this.wall() : Math.floor(this.monotonic() + this.offset)
   }
 
+  /** Whether the wall clock has left the time of the file behind, which the next transaction sets right. */
+  isBehind(): boolean {
+    return this.wall() - this.now() > tolerance
+  }
+
   /** Reads the file's row inside a write transaction; answers what has to be written, if anything. */
   read({ offset, seen }: Reading): (Reading & { readonly jump: number }) | undefined {
     const monotonic = this.monotonic()

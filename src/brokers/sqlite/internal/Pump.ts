@@ -80,6 +80,8 @@ export class Pump {
   private readonly context: Context.Context<never>
   private readonly options: PumpOptions
   private tasks: Array<Task> = []
+  /** Those of the transaction that is being done. */
+  private current: ReadonlyArray<Task> = []
   private readonly waiting = new Map<Claimant, Waiting>()
   private running = false
   private closing = false
@@ -192,10 +194,7 @@ export class Pump {
   readonly close: Effect.Effect<void> = Effect.callback<void>((resume) => {
     this.closing = true
     this.disarm()
-    for (const claimant of [...this.waiting.keys()]) {
-      this.waiting.delete(claimant)
-      claimant.fail(unavailable(claimant.about, `The broker on ${this.filename} is closed.`))
-    }
+    this.failWaiting((about) => unavailable(about, `The broker on ${this.filename} is closed.`))
     if (this.running) this.idle.add(() => resume(Effect.void))
     else resume(Effect.void)
   })
@@ -230,7 +229,7 @@ export class Pump {
       })
     })
     // What is still to come in this turn of the event loop is part of the first transaction.
-    return Effect.andThen(Effect.yieldNow, turn)
+    return Effect.catchDefect(Effect.andThen(Effect.yieldNow, turn), (defect) => Effect.sync(() => this.broke(defect)))
   })
 
   /** A transaction, when no other one of this process is open; `busy` where the lock could not be had in time. */
@@ -249,6 +248,25 @@ export class Pump {
     if (outcome === "busy") this.giveUp()
     this.arm()
     return Effect.succeed(outcome)
+  }
+
+  /** A bug of ours must leave nobody waiting. */
+  private broke(defect: unknown): void {
+    this.running = false
+    const units = [...this.current, ...this.tasks, ...this.waiting.keys()]
+    this.tasks = []
+    this.waiting.clear()
+    for (const unit of units) unit.fail(rejected(unit.about, "Refused", `The broker is broken: ${defect}`, defect))
+    for (const resume of this.idle) resume()
+    this.idle.clear()
+  }
+
+  /** Fails those who wait for messages, because none will come. */
+  failWaiting(error: (about: About) => BrokerError): void {
+    for (const claimant of [...this.waiting.keys()]) {
+      this.waiting.delete(claimant)
+      claimant.fail(error(claimant.about))
+    }
   }
 
   private oldest(): number {
@@ -288,6 +306,7 @@ export class Pump {
 
   private batch(): "done" | "busy" {
     const tasks = this.collect()
+    this.current = tasks
     if (tasks.length === 0 && !this.isAnythingThere()) return "done"
     const outcome = this.attempt(tasks)
     if (outcome === "done") return "done"
@@ -360,7 +379,7 @@ export class Pump {
     // Those that had their turn stand behind the others next time.
     for (const claimant of claims) this.waiting.delete(claimant)
     if (!database.isInPlace()) {
-      for (const { about, fail } of [...tasks, ...claims]) fail(moved(about, this.filename))
+      for (const unit of [...tasks, ...claims]) unit.fail(moved(unit.about, this.filename))
       return
     }
     for (const waiting of this.waiting) if (touched.has(waiting[0].queue)) waiting[1].since ??= clock.monotonic()
@@ -419,7 +438,7 @@ export class Pump {
     this.alarm = Effect.runForkWith(this.context)(
       Effect.andThen(
         sleep,
-        Effect.sync(() => this.ring())
+        Effect.sync(() => this.rang())
       )
     )
   }
@@ -431,9 +450,15 @@ export class Pump {
     alarm?.interruptUnsafe()
   }
 
-  private ring(): void {
+  private rang(): void {
+    // The fiber that calls this is the alarm, and is not to be interrupted by it.
     this.alarm = undefined
-    this.alarmAt = Number.POSITIVE_INFINITY
+    this.ring()
+  }
+
+  /** Wakes those for whom a delayed message is due. */
+  ring(): void {
+    this.disarm()
     const { clock } = this.store
     const now = clock.now()
     for (const waiting of this.waiting.values()) {

@@ -100,6 +100,8 @@ export class Subscription implements Contract, Claimant {
   private credit: number
   private owner = 0
   private closed = false
+  /** Their handlers still run: only the end of the lease gives them back. */
+  private readonly abandoned = new Set<Claimed>()
   /** What the open transaction has settled, which is free for its claims. */
   private freed = 0
   private freedIn = -1
@@ -268,6 +270,10 @@ export class Subscription implements Contract, Claimant {
       // Asked again, before or after the commit.
       if (delivery.state === "settled" || delivery.settledIn === store.transaction) return "Settled"
       if (!settle(store, delivery, settlement)) return "Lost"
+      if (settlement._tag === "Abandon") {
+        this.abandoned.add(delivery)
+        return "Settled"
+      }
       delivery.settledIn = store.transaction
       this.freed++
       const { key } = delivery.message.envelope
@@ -296,7 +302,7 @@ export class Subscription implements Contract, Claimant {
   private settled(settlements: ReadonlyArray<Settlement>, { answers, putBack }: SettleResult): void {
     for (const [index, settlement] of settlements.entries()) {
       const delivery = this.own(settlement.delivery)
-      if (delivery === undefined || !this.held.delete(delivery)) continue
+      if (delivery === undefined || this.abandoned.has(delivery) || !this.held.delete(delivery)) continue
       delivery.state = answers[index] === "Settled" ? "settled" : "lost"
     }
     if (putBack.length > 0) {
@@ -407,7 +413,12 @@ export class Subscription implements Contract, Claimant {
     this.fail(this.closedError("take"))
     const about = { operation: "close", topic: this.options.topic }
     // Read inside the transaction: a claim may come before it.
-    const removed = this.pump.request(about, { weight: 1 + this.held.size }, (store) => removeOwner(store, this.owner))
+    const removed = this.pump.request(about, { weight: 1 + this.held.size }, (store) => {
+      if (this.abandoned.size === 0) return removeOwner(store, this.owner)
+      for (const held of this.held) {
+        if (!this.abandoned.has(held)) release(store, held.queue, held.owner, held.seq)
+      }
+    })
     return Effect.ensuring(
       Effect.ignore(removed),
       Effect.sync(() => {

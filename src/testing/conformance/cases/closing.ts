@@ -86,12 +86,18 @@ const deadline: Spec = {
       )
       yield* env.untilEffect(
         "the handler runs",
-        Effect.map(consumer.accounting, ({ running }) => running === 1)
+        Effect.map(consumer.accounting, ({ running }) => running > 0)
       )
       const report = yield* consumer.drain({ deadline: 20 })
-      yield* checkEqual([report.drained, report.released, report.abandoned], [0, 1, []], "what the report says")
       yield* check(
-        exits.length === 1 && exits.every((exit) => Exit.isFailure(exit) && Exit.hasInterrupts(exit)),
+        report.drained === 0 &&
+          report.abandoned.length === 0 &&
+          report.released >= 1 &&
+          (!env.calm || report.released === 1),
+        () => `the report says ${show(report)}`
+      )
+      yield* check(
+        exits.length >= 1 && exits.every((exit) => Exit.isFailure(exit) && Exit.hasInterrupts(exit)),
         "the handler was not interrupted"
       )
       yield* checkEqual(decided, 0, "the decisions about an interruption")
@@ -169,7 +175,7 @@ const failsInDrain: Spec = {
       )
       yield* env.untilEffect(
         "the handler runs",
-        Effect.map(consumer.accounting, ({ running }) => running === 1)
+        Effect.map(consumer.accounting, ({ running }) => running > 0)
       )
       const draining = yield* Effect.forkScoped(consumer.drain({ deadline: env.patience }))
       yield* env.untilEffect(
@@ -177,7 +183,8 @@ const failsInDrain: Spec = {
         Effect.map(consumer.health, ({ status }) => status === "draining")
       )
       yield* open.open
-      yield* checkEqual((yield* Fiber.join(draining)).accounting.retried, 1, "what was retried")
+      const { accounting } = yield* Fiber.join(draining)
+      yield* check(accounting.retried >= 1, () => `what failed was not retried: ${show(accounting)}`)
       const log = new Log()
       yield* app.consume(topic, log.note, { group: "g" })
       const report = yield* env.all(log, [id])

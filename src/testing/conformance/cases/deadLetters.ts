@@ -128,7 +128,8 @@ const replay: Spec = {
       // The first died again: it is there, and was not replayed by the same run more than once.
       const letters = yield* untilDead(env, app, topic, 1)
       yield* checkEqual([...new Set(letters.map(({ id }) => id))], ids.slice(0, 1), "the letters after the replay")
-      yield* checkEqual(other.entries.length - other.ids.size, 0, "what another group got again")
+      yield* untilEmpty(env, app, topic.name, "other")
+      yield* check(!env.calm || other.entries.length === other.ids.size, "another group got some of them again")
       const replays = log.of(ids[0] ?? "").length
       yield* check(!env.calm || replays <= 2, `a letter that dies again was replayed ${replays} times by two runs`)
       return { sent: 6, duplicates: log.entries.length - log.ids.size }

@@ -4,9 +4,9 @@ import * as Schedule from "effect/Schedule"
 import * as Consumer from "../../../messaging/Consumer.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
 import type { Numbered, Seen, Spec } from "../Harness.ts"
-import { again, Boom, check, checkEqual, Log, noDuplicates, outgoing, show } from "../Harness.ts"
+import { again, Boom, check, checkEqual, Log, outgoing, show } from "../Harness.ts"
 import { takeOne } from "./contract.ts"
-import { publishMany, untilEmpty } from "./delivery.ts"
+import { allOnce, publishMany, untilEmpty } from "./delivery.ts"
 
 const boom = Effect.fail(new Boom({ why: "on purpose" }))
 
@@ -31,7 +31,7 @@ const redelivery: Spec = {
       const { done, handler, tried } = failing(({ n }, { attempt }) => n % 3 === 0 && attempt <= 2)
       yield* app.consume(topic, handler, { group: "g" })
       const ids = yield* publishMany(app, topic, env.count(100, 30))
-      const report = yield* env.all(done, ids)
+      const report = yield* allOnce(env, app, topic, "g", done, ids)
       for (const id of ids) {
         const attempts = [...new Set(tried.of(id).map(({ attempt }) => attempt))]
         const fails = (tried.of(id)[0]?.n ?? 0) % 3 === 0
@@ -43,7 +43,7 @@ const redelivery: Spec = {
           `the history of message ${tried.of(id)[0]?.n}`
         )
       }
-      return yield* noDuplicates(env, report)
+      return report
     })
 }
 

@@ -4,10 +4,13 @@ import * as Latch from "effect/Latch"
 import * as Schedule from "effect/Schedule"
 import * as Consumer from "../../../messaging/Consumer.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
+import type { Fixture } from "../Fixture.ts"
 import type { Env, Numbered, Spec } from "../Harness.ts"
-import { Boom, check, checkEqual, checkOrder, fail, Log, needs, outgoing, seen } from "../Harness.ts"
+import { Boom, check, checkEqual, checkOrder, fail, Log, needs, needsCalm, outgoing, seen } from "../Harness.ts"
 import { acknowledge, idOf, quiet, settle, takeMany, takeRest } from "./contract.ts"
 import { publishMany } from "./delivery.ts"
+
+const orderInCalm = (fixture: Fixture): string | undefined => needs("order")(fixture) ?? needsCalm(fixture)
 
 /** A handler that notes what it has done, and whether a key was ever in two places at once. */
 const watched = (env: Env) => {
@@ -57,8 +60,9 @@ const keyHeld: Spec = {
           }
           yield* log.note(value, envelope)
         })
-      yield* one.consume(topic, handler, { group: "g", order: "key", concurrency: 4 })
-      yield* two.consume(topic, handler, { group: "g", order: "key", concurrency: 4 })
+      const options = { group: "g", order: "key", concurrency: 4, shutdownDeadline: 0 } as const
+      yield* one.consume(topic, handler, options)
+      yield* two.consume(topic, handler, options)
       const held = [yield* one.publish(topic, { n: 0, key: "held" })]
       yield* env.until("the first message of the key begins", () => begun.length > 0)
       held.push(yield* one.publish(topic, { n: 1, key: "held" }))
@@ -159,7 +163,10 @@ const retryHolds: Spec = {
       const topic = env.topic("g")
       const { check: inOrder, handler, log } = watched(env)
       const app = yield* env.connect
+      const held = yield* Effect.forEach([0, 1, 2, 3, 4, 5], (n) => app.publish(topic, { n, key: "held" }))
+      const others = yield* publishMany(app, topic, env.count(200, 40), 20)
       let failures = 0
+      // With a prefetch that leaves most of the key at the broker, where the rest must wait as well.
       yield* app.consume(
         topic,
         (value, envelope) =>
@@ -170,10 +177,14 @@ const retryHolds: Spec = {
               ? Effect.fail(new Boom({ why: "again" }))
               : Effect.void
           ),
-        { group: "g", order: "key", concurrency: 4, onError: Consumer.retry(Schedule.spaced("300 millis")) }
+        {
+          group: "g",
+          order: "key",
+          concurrency: 2,
+          prefetch: 3,
+          onError: Consumer.retry(Schedule.spaced("300 millis"))
+        }
       )
-      const held = yield* Effect.forEach([0, 1, 2, 3], (n) => app.publish(topic, { n, key: "held" }))
-      const others = yield* publishMany(app, topic, env.count(200, 40), 20)
       yield* env.until("the others are handled", () => others.every((id) => log.ids.has(id)))
       const report = yield* env.all(log, [...held, ...others])
       yield* inOrder
@@ -185,7 +196,7 @@ const retryHolds: Spec = {
 const takeAfterGivingBack: Spec = {
   id: "take-after-giving-back",
   name: "a take that begins after a message was given back brings nothing of its key before it",
-  needs: needs("order"),
+  needs: orderInCalm,
   run: (env) =>
     Effect.gen(function* () {
       const app = yield* env.connect
@@ -219,7 +230,7 @@ const takeAfterGivingBack: Spec = {
 const oneSubscription: Spec = {
   id: "key-one-subscription",
   name: "a key is with one subscription at a time",
-  needs: needs("order"),
+  needs: orderInCalm,
   run: (env) =>
     Effect.gen(function* () {
       const topic = env.name()

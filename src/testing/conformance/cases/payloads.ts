@@ -11,7 +11,7 @@ import type { Envelope } from "../../../messaging/Envelope.ts"
 import * as Topic from "../../../messaging/Topic.ts"
 import type { Env, Spec } from "../Harness.ts"
 import { Boom, check, checkEqual, fail, outgoing, show } from "../Harness.ts"
-import { acknowledge, takeOne } from "./contract.ts"
+import { acknowledge, idOf, takeAll, takeOne } from "./contract.ts"
 
 const texts: ReadonlyArray<string> = [
   "",
@@ -86,10 +86,11 @@ const bytes: Spec = {
         const message = outgoing(topic, `m${index}`, { body, envelope })
         const { body: sent } = message
         yield* app.send([message])
-        const delivery = yield* takeOne(env, subscription)
-        yield* checkEqual(delivery.message.envelope, message.envelope, `the envelope of ${body.byteLength} bytes`)
-        yield* checkEqual(delivery.message.body, sent, `the payload of ${body.byteLength} bytes`)
-        yield* acknowledge(env, subscription, [delivery])
+        const taken = yield* takeAll(env, subscription, [message.envelope.id])
+        const delivery = taken.find((one) => idOf(one) === message.envelope.id)
+        yield* checkEqual(delivery?.message.envelope, message.envelope, `the envelope of ${body.byteLength} bytes`)
+        yield* checkEqual(delivery?.message.body, sent, `the payload of ${body.byteLength} bytes`)
+        yield* acknowledge(env, subscription, taken)
       }
       return { sent: bodies.length, duplicates: 0 }
     })

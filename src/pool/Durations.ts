@@ -1,4 +1,6 @@
-/** Durations as options give them. */
+/**
+ * Durations as options give them.
+ */
 import * as Duration from "effect/Duration"
 
 /** Milliseconds; `undefined` for what is no duration. `NaN` is none, although Effect reads it as zero. */
@@ -9,5 +11,6 @@ export const toMillis = (input: unknown): number | undefined => {
   return duration._tag === "Some" ? Duration.toMillis(duration.value) : undefined
 }
 
+/** What is wrong with an option that is no duration. */
 export const durationProblem = (option: string, input: unknown): string =>
   `${option} must be a duration of zero or more, such as "5 seconds"; got ${String(input)}`
