@@ -119,6 +119,8 @@ export interface Subscription {
   readonly lost: Stream.Stream<ReadonlyArray<Delivery>>
   /** Changes the credit. 0 stops new deliveries and keeps those that are held; a `take` that waits goes on waiting. */
   readonly setCredit: (credit: number) => Effect.Effect<void, BrokerError>
+  /** What keeps it from receiving now, where the driver knows while a `take` waits. */
+  readonly problem?: (() => BrokerError | undefined) | undefined
 }
 
 /** One message, handed to one subscription once. `settle`, `renew` and `lost` name it by identity. */

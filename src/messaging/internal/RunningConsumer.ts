@@ -148,6 +148,8 @@ class Running {
       if (engine.phase !== "open" || engine.paused || engine.held.size > 0 || idleFor < stallAfter) return
       const { topic, group } = engine.work
       const { delayed, waiting } = yield* engine.driver.backlog({ topic, group })
+      // It answers, although no message has come that would show it.
+      engine.problem = undefined
       if (waiting === undefined || waiting - (delayed ?? 0) <= 0) return
       this.stalled = true
       yield* Effect.logWarning(
@@ -246,19 +248,20 @@ class Running {
 
   private health(): ConsumerHealth {
     const { engine } = this
+    const problem = engine.problem ?? engine.subscription.problem?.()
     const status =
       engine.phase === "closed"
         ? "stopped"
         : engine.phase === "draining"
           ? "draining"
-          : engine.problem !== undefined
+          : problem !== undefined
             ? "unreachable"
             : this.stalled
               ? "stalled"
               : engine.paused
                 ? "paused"
                 : "consuming"
-    return { status, problem: engine.problem, sinceTaken: engine.now() - this.takenAt }
+    return { status, problem, sinceTaken: engine.now() - this.takenAt }
   }
 
   face(pool: WorkerPool): RunningConsumer {
