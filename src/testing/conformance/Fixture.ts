@@ -1,6 +1,7 @@
 /**
  * What a driver tells the conformance suite of itself, and what it gives it to work with.
  */
+import type * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import type * as Layer from "effect/Layer"
@@ -62,8 +63,14 @@ export interface Worker {
 
 /** How to run something in a transaction. */
 export interface Transactions {
-  /** Runs the effect in one transaction on a connection of its own: commits when it succeeds, else rolls back. */
-  readonly run: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, unknown, R>
+  /**
+   * Runs the effect, which publishes, in a transaction: commits when it succeeds, else rolls back. The context is all that
+   * one build of the layer provides, such as the SQL client beside the broker.
+   */
+  readonly run: <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    context: Context.Context<Broker>
+  ) => Effect.Effect<A, unknown, R>
   /** Whether two can be open at the same time and both write. */
   readonly overlap: boolean
 }
