@@ -4,6 +4,7 @@ import { Effect, Layer, Option, References, Schedule, Schema, Tracer } from "eff
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, type Driver, Topic } from "millrace"
 import { Memory } from "millrace/memory"
+import { envelope } from "../brokers/support.ts"
 import { Busy, balanced, gate, Numbers, onMemory, publish, settle, settleAll } from "./support.ts"
 
 /** The memory broker, changed. */
