@@ -29,6 +29,8 @@ export interface Fixture {
   readonly scale?: number | undefined
   /** How long a case waits for what must happen. Default 15 seconds. */
   readonly patience?: Duration.Input | undefined
+  /** The driver, told to keep messages of this topic for groups to come. Default: it keeps them without being told. */
+  readonly retain?: ((topic: string) => Layer.Layer<Broker, unknown>) | undefined
   /** Restarts the broker, as an operator would; returns when it is up again. */
   readonly restart?: Effect.Effect<void, unknown> | undefined
   /** Kills the broker (SIGKILL) and starts it again; returns when it is up again. */

@@ -23,6 +23,7 @@ const fixture: Fixture = {
     results: "none"
   },
   lease: 1000,
+  retain: (topic) => Sqlite.layer({ filename, retention: { [topic]: "1 hour" } }),
   scale: Number(process.env.MILLRACE_CONFORMANCE_SCALE ?? 0.1),
   worker: {
     file: new URL("conformance.worker.ts", import.meta.url),
@@ -30,9 +31,7 @@ const fixture: Fixture = {
     execArgv: ["--conditions=millrace-source"]
   },
   transactions: {
-    // The client is in the context of a layer that provides it.
-    run: (effect, context) =>
-      Context.get(context as Context.Context<SqlClient.SqlClient>, SqlClient.SqlClient).withTransaction(effect),
+    run: (effect, context) => Context.getUnsafe(context, SqlClient.SqlClient).withTransaction(effect),
     overlap: false
   }
 }
