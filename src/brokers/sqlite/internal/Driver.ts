@@ -181,8 +181,8 @@ export const open = (
           )
         )
       },
-      backlog: (group) => reading(store, { operation: "backlog", topic: group.topic }, () => backlog(store, group)),
-      groups: (topic) => reading(store, { operation: "groups", topic }, () => groupsOf(store, topic).map(fromText)),
+      backlog: (group) => reading(pump, { operation: "backlog", topic: group.topic }, () => backlog(store, group)),
+      groups: (topic) => reading(pump, { operation: "groups", topic }, () => groupsOf(store, topic).map(fromText)),
       removeGroup: ({ group, topic }) => {
         const about = { operation: "removeGroup", topic }
         const removed = pump.request(
