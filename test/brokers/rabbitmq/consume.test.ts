@@ -5,6 +5,7 @@ import { Effect, Exit, Fiber, Layer, Schedule, Schema, Stream } from "effect"
 import * as fc from "fast-check"
 import { Consumer, Topic } from "millrace"
 import { RabbitMq } from "millrace/rabbitmq"
+import { everyInterruptionPoint } from "millrace/testing"
 import type { Broker } from "../../../src/messaging/Broker.ts"
 import type { Delivery, Subscription } from "../../../src/messaging/Driver.ts"
 import { describeWith } from "../services.ts"
@@ -115,6 +116,25 @@ describeWith("rabbitmq", (rabbitmq) => {
         }).pipe(Effect.scoped, Effect.provide(context), Effect.runPromise)
       )
       yield* Effect.promise(() => fc.assert(property, { numRuns: 15 }))
+    })
+  )
+
+  test(
+    "an interrupted subscribe leaves no consumer behind",
+    Effect.gen(function* () {
+      const { broker, topic } = yield* topicWith(3)
+      const channel = yield* rawChannel(url)
+      yield* everyInterruptionPoint(
+        Effect.void,
+        () => Effect.scoped(subscribe(broker, { topic })),
+        () => Effect.void
+      )
+      const consumers = Effect.promise(() => channel.checkQueue(`${topic}:g`))
+      yield* Effect.repeat(consumers, {
+        until: ({ consumerCount, messageCount }) => consumerCount === 0 && messageCount === 3,
+        schedule: Schedule.spaced("10 millis"),
+        times: 1000
+      }).pipe(Effect.tap(({ consumerCount }) => Effect.sync(() => assert.strictEqual(consumerCount, 0))))
     })
   )
 
