@@ -17,7 +17,7 @@ import {
 } from "./peers.ts"
 import { goPrograms, script } from "./programs.ts"
 import type { Kind } from "./work.ts"
-import { keyed, noOp, producers, queuedFirst, submitAwait, suspending } from "./work.ts"
+import { keyed, noOp, producers, queuedFirst, stepping, submitAwait, suspending } from "./work.ts"
 
 const tasks = 200_000
 /** Bottleneck takes some thousand times as long, so it has less to do; rates are compared. */
@@ -66,9 +66,19 @@ export const benches: ReadonlyArray<Bench> = [
     optional: goSubmitting
   },
   {
+    name: "submit-await-gen",
+    about: "as submit-await, with an Effect.gen of one yield* where the task is an effect, which needs a fiber",
+    ...submitting(stepping)
+  },
+  {
     name: "run-256",
     about: "256 producers, each of which awaits one no-op task after the other",
     ...producing(noOp, 256)
+  },
+  {
+    name: "run-256-gen",
+    about: "as run-256, with the tasks of submit-await-gen",
+    ...producing(stepping, 256)
   },
   {
     name: "suspend-once",

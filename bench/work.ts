@@ -11,7 +11,7 @@ import { cost, rate, verify } from "./harness.ts"
 import type { EffectPeer, KeyedPush, PromisePeer, Task } from "./peers.ts"
 import { slots } from "./peers.ts"
 
-/** What a task is: nothing at all, or one wait for a promise that is there already. */
+/** What a task is: nothing at all, something in two steps, or one wait for a promise that is there already. */
 export interface Kind {
   readonly promise: Task
   readonly effect: (i: number) => Effect.Effect<number>
@@ -20,6 +20,15 @@ export interface Kind {
 export const noOp: Kind = {
   promise: async (i) => i,
   effect: (i) => Effect.sync(() => i)
+}
+
+/** One function is all that a task of {@link noOp} is, which ours runs without a fiber; this one needs a fiber. */
+export const stepping: Kind = {
+  promise: noOp.promise,
+  effect: (i) =>
+    Effect.gen(function* () {
+      return yield* Effect.sync(() => i)
+    })
 }
 
 export const suspending: Kind = {

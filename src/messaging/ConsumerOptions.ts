@@ -48,6 +48,11 @@ export interface ConsumerOptions {
   readonly shutdownDeadline?: Duration.Input | undefined
   /** How long interrupted handlers and open settlements may take after that. Default 5 seconds. */
   readonly shutdownGrace?: Duration.Input | undefined
+  /**
+   * Hears of each message that was set aside, after its letter was written and before it is acknowledged, so that a crash
+   * between the two tells it again. Its failure is logged and changes nothing.
+   */
+  readonly onDeadLetter?: ((message: Envelope) => Effect.Effect<unknown, unknown>) | undefined
   /** Is handed the report when the consumer has closed. */
   readonly onShutdown?: ((report: ConsumerReport) => Effect.Effect<unknown>) | undefined
   /** With a backlog, an idle handler and nothing taken for this long, it is reported as stalled and subscribes anew. Default 30 seconds. */

@@ -21,6 +21,9 @@
  * **Gotchas**
  *
  * - A task with nothing to wait for starts inside `submit`, before it returns.
+ * - A task that is a single `Effect.sync` or a success already needs no fiber: started inside `submit` and without options,
+ *   it runs on its submitter's. Only `Fiber.getCurrent()` inside its function tells; that fiber has the same services,
+ *   references and span, but the submitter's scope. With several steps a task always has its own.
  * - Work that never gives the JavaScript thread back (`while (true) {}`) stops the whole process, and no pool can help it.
  *
  * **Example** (Running work through a pool)

@@ -1,10 +1,12 @@
 /** Order by key: within one consumer, over retries, and between members of a group. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Schedule } from "effect"
+import { Context, Effect, Layer, Schedule } from "effect"
 import { TestClock } from "effect/testing"
 import * as fc from "fast-check"
-import { Consumer } from "millrace"
+import type { Driver } from "millrace"
+import { Broker, Consumer } from "millrace"
 import { Memory } from "millrace/memory"
+import { FaultyBroker, whileTimePasses } from "millrace/testing"
 import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
 
 const soon = Schedule.spaced("1 second")
@@ -62,6 +64,121 @@ describe("order by key", () => {
       })
     )
   )
+
+  it.effect("holds where the broker has taken a retry and not yet the releases behind it", () => {
+    /** Does retries at once, and everything else a second later. */
+    const slowly = (inner: Driver.Subscription): Driver.Subscription["settle"] =>
+      Effect.fnUntraced(function* (settlements) {
+        const answers = new Map<Driver.Delivery, Driver.Settled>()
+        const [retries, others] = [true, false].map((are) =>
+          settlements.filter(({ _tag }) => (_tag === "Retry") === are)
+        )
+        for (const part of [retries ?? [], others ?? []]) {
+          const answered = yield* inner.settle(part)
+          part.forEach(({ delivery }, index) => answers.set(delivery, answered[index] ?? "Lost"))
+          yield* Effect.sleep("1 second")
+        }
+        return settlements.map(({ delivery }) => answers.get(delivery) ?? "Lost")
+      })
+    const slow = Layer.flatMap(Memory.layer(), (context) => {
+      const driver = Context.get(context, Broker.Broker)
+      const subscribe: Driver.Driver["subscribe"] = (options) =>
+        Effect.map(driver.subscribe(options), (inner) => ({ ...inner, settle: slowly(inner) }))
+      return Layer.succeedContext(Context.add(context, Broker.Broker, { ...driver, subscribe }))
+    })
+    return Effect.gen(function* () {
+      const handled: Array<number> = []
+      for (const n of [1, 2, 3]) yield* publish(n, "a")
+      const consumer = yield* Consumer.make(
+        Numbers,
+        ({ n }, message) => {
+          if (n === 1 && message.attempt === 1) return Effect.fail(new Busy({ after: 1 }))
+          handled.push(n)
+          return Effect.void
+        },
+        {
+          group: "g",
+          order: "key",
+          replay: "earliest",
+          onError: { Busy: Consumer.retry(Schedule.spaced("100 millis")) }
+        }
+      )
+      yield* TestClock.adjust("50 millis")
+      // They come together with the first, since those between them are still held.
+      for (const n of [4, 5]) yield* publish(n, "a")
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(handled, [1, 2, 3, 4, 5])
+      yield* whileTimePasses(consumer.drain())
+      yield* balanced(consumer)
+    }).pipe(Effect.provide(slow))
+  })
+
+  it.effect("holds where a lease was given up before the broker ends it", () => {
+    const faulty = FaultyBroker.make({ seed: 1, rates: { renew: { failBefore: 1 } } })
+    return Effect.gen(function* () {
+      const handled: Array<string> = []
+      yield* Consumer.make(
+        Numbers,
+        ({ n }) =>
+          Effect.gen(function* () {
+            handled.push(`begin ${n}`)
+            if (n === 1 && handled.length === 1) yield* Effect.never
+            handled.push(`end ${n}`)
+          }),
+        { group: "g", order: "key", lease: "12 seconds", shutdownDeadline: 0 }
+      )
+      yield* publish(1, "a")
+      yield* TestClock.adjust("6 seconds")
+      // Its lease ends later than that of the first.
+      yield* publish(2, "a")
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(handled, ["begin 1", "begin 1", "end 1", "begin 2", "end 2"])
+    }).pipe(Effect.provide(faulty.layer(Memory.layer())))
+  })
+
+  it.effect("goes on at once when another member has handled what was given back", () => {
+    // A broker that takes its time to answer, as those over a network do.
+    const slow = Layer.effect(
+      Broker.Broker,
+      Effect.map(Broker.Broker, (driver) => ({
+        ...driver,
+        subscribe: (options: Driver.SubscribeOptions) =>
+          Effect.map(driver.subscribe(options), (subscription) => ({
+            ...subscription,
+            settle: (settlements: ReadonlyArray<Driver.Settlement>) =>
+              Effect.delay(subscription.settle(settlements), "5 millis")
+          }))
+      }))
+    ).pipe(Layer.provide(Memory.layer())) as Layer.Layer<Broker.Broker<"order">> // what the driver inside can
+    return Effect.gen(function* () {
+      const handled: Array<string> = []
+      const member = (name: string) =>
+        Consumer.make(
+          Numbers,
+          ({ n }, { attempt }) => {
+            handled.push(`${name}${n}.${attempt}`)
+            return n === 1 && attempt === 1 ? Effect.fail(new Busy({ after: 1 })) : Effect.void
+          },
+          { group: "g", order: "key", onError: { Busy: Consumer.retry(soon) } }
+        )
+      const a = yield* member("a")
+      yield* publish(1, "k")
+      yield* settle
+      yield* a.pause
+      const b = yield* member("b")
+      yield* TestClock.adjust("1020 millis")
+      yield* settle
+      yield* whileTimePasses(b.drain())
+      assert.deepStrictEqual(handled, ["a1.1", "b1.2"])
+      yield* a.resume
+      yield* settle
+      yield* publish(2, "k")
+      for (let i = 0; i < 20; i++) yield* TestClock.adjust("5 millis")
+      assert.deepStrictEqual(handled.slice(2), ["a2.1"])
+      // Given back once at most, since the take that brought it had begun before.
+      assert.isAtMost((yield* balanced(a)).received, 3)
+    }).pipe(Effect.provide(slow))
+  })
 
   it.effect(
     "holds for random failures, keys and members that come and go",

@@ -1,6 +1,6 @@
 /** What the tests of topics, consumers and dead letters share. */
 import { assert } from "@effect/vitest"
-import { Effect, Latch, Layer, Schema } from "effect"
+import { Effect, Latch, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { Consumer, Topic } from "millrace"
 import { Memory } from "millrace/memory"
@@ -25,8 +25,10 @@ export const balanced = (consumer: { readonly accounting: Effect.Effect<Consumer
 
 /** Lets fibers go on that can. */
 export const settle = TestClock.adjust(0).pipe(Effect.repeat({ times: 3 }))
+/** The same for what takes many turns. */
+export const settleAll = TestClock.adjust(0).pipe(Effect.repeat({ times: 200 }))
 
-/** Ends the scope while the clock stands still: what is open must be able to end at once. */
+/** On a broker of its own. */
 export const onMemory = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.provide(effect, Memory.layer())
 
 /** A handler that waits until it is let go, and tells that it has begun. */
@@ -35,5 +37,3 @@ export const gate = Effect.sync(() => {
   const begun = Latch.makeUnsafe()
   return { pass: Effect.andThen(begun.open, open.await), begun: begun.await, open: open.open }
 })
-
-export const layers = { memory: Memory.layer, merge: Layer.merge }

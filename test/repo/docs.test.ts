@@ -57,7 +57,13 @@ const toModule = ({ code, line, source }: Example): string => {
 const fileOf = (example: Example): string => join(output, `${example.source.replaceAll("/", "-")}-${example.line}.ts`)
 
 describe("examples in the documentation", () => {
+  // The README's example keeps its messages where a program of its own would.
+  const removeDatabase = () => {
+    for (const end of ["", "-wal", "-shm"]) rmSync(join(root, `orders.db${end}`), { force: true })
+  }
+
   beforeAll(() => {
+    removeDatabase()
     rmSync(output, { recursive: true, force: true })
     mkdirSync(output, { recursive: true })
     for (const example of examples) writeFileSync(fileOf(example), toModule(example))
@@ -79,7 +85,10 @@ describe("examples in the documentation", () => {
     }
     writeFileSync(join(output, "tsconfig.json"), JSON.stringify(config))
   })
-  afterAll(() => rmSync(output, { recursive: true, force: true }))
+  afterAll(() => {
+    removeDatabase()
+    rmSync(output, { recursive: true, force: true })
+  })
 
   it("there are examples, in the docstrings of every public module and in the README", () => {
     for (const source of [

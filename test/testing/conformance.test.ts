@@ -1,4 +1,8 @@
-/** The conformance suite on the broker in memory, in calm and with faults. */
+/**
+ * The conformance suite on the broker in memory, in calm and with faults, and on drivers that do one thing wrong.
+ *
+ * `MILLRACE_CONFORMANCE_SCALE=1` runs it in full; `MILLRACE_CONFORMANCE_SEEDS` is a list of seeds for the faults.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Logger } from "effect"
 import { Memory } from "millrace/memory"
@@ -16,7 +20,8 @@ const memory = (): Fixture => ({
     browse: "native",
     results: "none"
   },
-  lease: 200
+  lease: 200,
+  scale: Number(process.env.MILLRACE_CONFORMANCE_SCALE ?? 0.1)
 })
 
 const suite = (name: string, fixture: Fixture) =>
@@ -30,7 +35,7 @@ const suite = (name: string, fixture: Fixture) =>
 
 suite("memory", memory())
 
-for (const seed of (process.env.SEEDS ?? "1").split(",")) {
+for (const seed of (process.env.MILLRACE_CONFORMANCE_SEEDS ?? "1,2").split(",")) {
   const faulty = FaultyBroker.make({
     seed,
     rates: {

@@ -14,6 +14,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
+import type { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
@@ -25,6 +26,7 @@ import { untilItWorks } from "./backoff.ts"
 import { ConsumerBooks } from "./ConsumerBooks.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { Held } from "./Held.ts"
+import type { Lane } from "./Lanes.ts"
 import { Lanes } from "./Lanes.ts"
 import type { Settling } from "./Settler.ts"
 import { Settler } from "./Settler.ts"
@@ -55,6 +57,7 @@ export class ConsumerEngine {
   readonly driver: Driver
   readonly pool: WorkerPool
   readonly clock: Clock.Clock
+  private readonly registry: Registry
   private readonly decisions: Decisions
 
   constructor(options: {
@@ -64,6 +67,7 @@ export class ConsumerEngine {
     readonly driver: Driver
     readonly pool: WorkerPool
     readonly clock: Clock.Clock
+    readonly registry: Registry
     readonly subscription: Subscription
   }) {
     this.work = options.work
@@ -72,6 +76,7 @@ export class ConsumerEngine {
     this.driver = options.driver
     this.pool = options.pool
     this.clock = options.clock
+    this.registry = options.registry
     this.subscription = options.subscription
     this.settler = new Settler(
       () => this.subscription,
@@ -91,7 +96,7 @@ export class ConsumerEngine {
 
   /** Taken in batches: not for each place that becomes free, but before the handlers run out of work. */
   get wantsMore(): boolean {
-    if (this.phase !== "open" || this.paused) return false
+    if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
     return this.books.queued === 0 || this.free * 2 >= this.settings.prefetch
   }
@@ -110,20 +115,17 @@ export class ConsumerEngine {
       const held = new Held(delivery, lane)
       this.held.set(delivery, held)
       this.books.enter(held)
-      if (!inOrder || this.isStale(held)) this.giveBack(held)
+      if (!inOrder || this.phase !== "open") this.giveBack(held)
       else runnable.push(held)
     }
     return runnable
   }
 
-  /** Whether it must be given back unrun: the consumer closes, or one before it in its key was given back. */
-  isStale(held: Held): boolean {
-    return this.phase !== "open" || (held.lane !== undefined && held.epoch < held.lane.epoch)
-  }
-
   /** Hands a delivery to the pool. */
   start(held: Held): Effect.Effect<void> {
-    const options = held.lane === undefined ? undefined : { key: held.lane.key }
+    const key = held.lane?.key
+    // A name costs something, and is read by those who watch.
+    const options = this.registry.watched ? { name: held.envelope.id, key } : key === undefined ? undefined : { key }
     return Effect.match(this.pool.submit(this.process(held), options), {
       onFailure: () => this.giveBack(held),
       onSuccess: (handle) => {
@@ -152,7 +154,7 @@ export class ConsumerEngine {
   /** Its turn has come; false where it is not to be run any more. */
   begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>): boolean {
     if (held.state !== "queued") return false
-    if (this.isStale(held)) {
+    if (this.phase !== "open") {
       this.giveBack(held)
       return false
     }
@@ -163,7 +165,7 @@ export class ConsumerEngine {
 
   /** The attempt is over: decides, and does what was decided. */
   conclude(held: Held, attempt: Attempt, restore: Restore): Effect.Effect<void> {
-    if (held.lost !== undefined) return Effect.sync(() => this.end(held, "lost", true))
+    if (held.lost !== undefined) return Effect.sync(() => this.endLost(held))
     if (attempt._tag === "Handled") {
       if (Exit.isSuccess(attempt.exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "acknowledged")
@@ -220,8 +222,15 @@ export class ConsumerEngine {
       Effect.tapError((error) => this.trouble("write a dead letter", error)),
       Effect.retry(untilItWorks)
     )
-    return Effect.map(Effect.exit(restore(write)), (exit) => {
-      if (held.lost !== undefined) this.end(held, "lost", true)
+    const { onDeadLetter } = this.decisions
+    const tell =
+      onDeadLetter === undefined
+        ? Effect.void
+        : Effect.suspend(() => onDeadLetter(verdict.envelope)).pipe(
+            Effect.catchCause((cause) => Effect.logError(`onDeadLetter of consumer ${this.name} failed`, cause))
+          )
+    return Effect.map(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
+      if (held.lost !== undefined) this.endLost(held)
       else if (Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
       } else this.giveBack(held)
@@ -236,15 +245,32 @@ export class ConsumerEngine {
   settle(held: Held, settlement: Settlement, outcome: DeliveryOutcome): void {
     // Late: the consumer has closed without it, or has settled it as a part of closing.
     if (this.phase === "closed" || held.state === "settling" || held.state === "ended") return
-    // What never ran was behind another, or the consumer closes.
-    const blocks = settlement._tag !== "Acknowledge" && held.state === "running" ? held.lane : undefined
-    blocks?.block(held.envelope.id)
+    const lane = settlement._tag === "Acknowledge" ? undefined : held.lane
+    const ran = held.state === "running"
     this.books.move(held, "settling")
-    this.settler.add({ held, settlement, outcome, blocks })
+    lane?.ask()
+    this.settler.add({ held, settlement, outcome, lane })
+    // Behind one that was lost they have been given back already.
+    if (lane !== undefined && ran && held.lost === undefined) this.giveBackBehind(held, lane)
   }
 
-  private settled({ blocks, held, outcome }: Settling, answer: Settled): void {
-    blocks?.unblock(this.takes + 1)
+  /** Of this key, nothing may run before what is on its way back. */
+  private giveBackBehind(first: Held, lane: Lane): void {
+    const behind: Array<Held> = []
+    let found = false
+    for (const held of this.held.values()) {
+      if (held === first) found = true
+      else if (found && held.lane === lane && held.state === "queued") behind.push(held)
+    }
+    lane.expect(
+      [first, ...behind].map(({ envelope }) => envelope.id),
+      this.takes + 1
+    )
+    for (const held of behind) this.giveBack(held)
+  }
+
+  private settled({ held, lane, outcome }: Settling, answer: Settled): void {
+    lane?.answered(this.takes + 1)
     this.end(held, answer === "Lost" ? "lost" : outcome, answer !== "Unconfirmed")
     this.problem = undefined
   }
@@ -264,8 +290,19 @@ export class ConsumerEngine {
   lose(held: Held, reason: LeaseLost["reason"]): void {
     if (held.lost !== undefined || held.state === "ended" || held.state === "settling") return
     held.lost = { id: held.envelope.id, topic: this.work.topic, group: this.work.group, reason }
-    if (held.state === "queued") return this.end(held, "lost", true)
+    // It comes again, and those behind it are not to overtake it.
+    if (held.lane !== undefined) this.giveBackBehind(held, held.lane)
+    if (held.state === "queued") return this.endLost(held)
     held.fiber?.interruptUnsafe(undefined, Context.make(LeaseLost, held.lost))
+  }
+
+  /**
+   * Records the loss when nothing of ours works on the message any more. Given up before its lease has ended, it may still be
+   * ours to the broker, which would then hand over those behind it: so it is given back.
+   */
+  private endLost(held: Held): void {
+    if (held.lost?.reason === "expired") this.settle(held, { _tag: "Release", delivery: held.delivery }, "lost")
+    else this.end(held, "lost", true)
   }
 
   /** The broker does not do what it should: said once until it works again. */

@@ -2,12 +2,11 @@
  * The options of a consumer, checked, with their defaults filled in; times in milliseconds.
  */
 import * as Effect from "effect/Effect"
-import * as Schedule from "effect/Schedule"
 import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
-import { retry } from "../Decision.ts"
+import { backoff, retry } from "../Decision.ts"
 
 export interface ConsumerSettings {
   readonly group: string
@@ -31,9 +30,7 @@ export interface ConsumerSettings {
 }
 
 /** What is done with a defect or a timeout where nothing else is said. */
-export const retryWithBackoff: Decision = retry(
-  Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("5 minutes")])
-)
+export const retryWithBackoff: Decision = retry(backoff("1 second", "5 minutes"))
 
 type Unchecked = ConsumerOptions & AbilityOptions<unknown, unknown> & Partial<BatchOptions>
 

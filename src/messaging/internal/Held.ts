@@ -31,15 +31,12 @@ export class Held {
   readonly delivery: Delivery
   /** The envelope, with what a foreign publisher wrote there made sane. */
   readonly envelope: Envelope
-  /** The epoch of its lane when it was admitted. */
-  readonly epoch: number
   /** Only where order by key is kept, and the message has one. */
   readonly lane: Lane | undefined
 
   constructor(delivery: Delivery, lane: Lane | undefined) {
     this.delivery = delivery
     this.envelope = sane(delivery.message.envelope)
-    this.epoch = lane?.epoch ?? 0
     this.lane = lane
     this.leaseEndsAt = delivery.leaseEndsAt
   }

@@ -10,6 +10,7 @@ import * as Scope from "effect/Scope"
 import { toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import { open } from "../../pool/WorkerPool.ts"
+import { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { ConsumerHealth, RunningConsumer } from "../ConsumerHealth.ts"
 import { ConsumerStopped } from "../ConsumerHealth.ts"
@@ -187,12 +188,13 @@ class Running {
 
   /** Closes the consumer, once; everybody gets the same report. */
   drain(deadline: number): Effect.Effect<ConsumerReport> {
-    return Effect.suspend(() => {
-      if (this.closing) return Deferred.await(this.ended)
+    // Whoever asked for it may go away: a consumer that has begun to close closes.
+    const begin = Effect.suspend(() => {
+      if (this.closing) return Effect.void
       this.closing = true
-      // Whoever asked for it may go away: a consumer that has begun to close closes.
-      return Effect.flatMap(Effect.forkDetach(this.close(deadline)), () => Deferred.await(this.ended))
+      return Effect.asVoid(Effect.forkDetach(this.close(deadline)))
     })
+    return Effect.andThen(Effect.uninterruptible(begin), Deferred.await(this.ended))
   }
 
   private close(deadline: number): Effect.Effect<void> {
@@ -313,8 +315,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
       })
       const subscribed = yield* restore(subscribe(parts))
       const clock = yield* Clock.Clock
+      const registry = yield* Registry
       const { subscription } = subscribed
-      const engine = new ConsumerEngine({ ...parts, pool, clock, subscription })
+      const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
       const running = new Running(parts, engine, subscribed)
       yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
       yield* running.begin

@@ -14,8 +14,8 @@ export interface Settling {
   readonly held: Held
   readonly settlement: Settlement
   readonly outcome: DeliveryOutcome
-  /** The lane that waits for the answer. */
-  readonly blocks: Lane | undefined
+  /** The lane that waits for the answer, where it is given back. */
+  readonly lane: Lane | undefined
 }
 
 /** Most settlements in one call. */

@@ -13,6 +13,8 @@ import { isTooDeep } from "./nesting.ts"
 import type { Extra, Task } from "./Task.ts"
 import { Flag, priorityOf, State } from "./Task.ts"
 
+type Admitted = (refusal: PoolClosed | undefined) => void
+
 export class Admission {
   /** Accepted tasks whose turn it is as soon as there is a slot. */
   readonly backlog = new Levels()
@@ -20,6 +22,8 @@ export class Admission {
   readonly keys = new Keys()
   /** Tasks whose producers wait for a place. */
   readonly blocked = new Levels()
+  /** How those producers hear that their task was accepted, or why not. */
+  private readonly producers = new WeakMap<Task, Admitted>()
   private readonly engine: Engine
 
   constructor(engine: Engine) {
@@ -179,11 +183,23 @@ export class Admission {
     }
   }
 
+  /** The producer waits for a place, and `admitted` is called once: when it has one, or cannot have one any more. */
+  waitForPlace(task: Task, admitted: Admitted): void {
+    this.producers.set(task, admitted)
+  }
+
+  /** The producer has given up. */
+  giveUp(task: Task): void {
+    this.leaveBlocked(task)
+    this.placeFreed(task.extra?.key)
+    if (this.blocked.size > 0) this.engine.slots.pump()
+  }
+
   enterBlocked(task: Task): void {
     task.state = State.Blocked
     const key = task.extra?.key
     if (key !== undefined && this.isKeyFull(task)) {
-      task.flags |= Flag.BlockedByKey
+      task.mark(Flag.BlockedByKey)
       this.keys.block(key, task)
     } else this.blocked.push(task)
   }
@@ -192,15 +208,15 @@ export class Admission {
     task.state = State.New
     const key = task.extra?.key
     if (key !== undefined && task.has(Flag.BlockedByKey)) {
-      task.flags &= ~Flag.BlockedByKey
+      task.unmark(Flag.BlockedByKey)
       this.keys.unblock(key, task)
     } else this.blocked.remove(task)
   }
 
   /** Tells the producer of a blocked task that it was accepted, or why not. */
   answer(task: Task, refusal: PoolClosed | undefined): void {
-    const admitted = task.admitted
-    task.admitted = undefined
+    const admitted = this.producers.get(task)
+    this.producers.delete(task)
     admitted?.(refusal)
   }
 

@@ -11,6 +11,7 @@ import type { Outcome } from "../Accounting.ts"
 import { PoolClosed } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
 import { closed, timedOut } from "./errors.ts"
+import type { Run } from "./Run.ts"
 import type { AnyEffect, AnyExit, Task } from "./Task.ts"
 import { CurrentTask, Flag, State } from "./Task.ts"
 import { report, Unread } from "./Unread.ts"
@@ -26,10 +27,10 @@ export class Ending {
   }
 
   /** The task's effect has ended. Its finalizers and its `onFailure` still run in its slot. */
-  bodyEnded(task: Task, scope: Scope.Closeable, exit: AnyExit): void {
+  bodyEnded(task: Task, run: Run, exit: AnyExit): void {
     this.engine.clearTimer(task)
     // Closed also where it was not used: a fiber that outlives the task must find it closed, not open for ever.
-    const closing = Scope.closeUnsafe(scope, exit)
+    const closing = Scope.closeUnsafe(run, exit)
     if (closing === undefined) this.scopeClosed(task, exit)
     else this.closeScope(task, closing, exit)
   }
@@ -49,7 +50,7 @@ export class Ending {
   }
 
   tellFailure(task: Task, outcome: Outcome, exit: AnyExit, handler: AnyEffect): void {
-    task.flags |= Flag.Told
+    task.mark(Flag.Told)
     this.lastWord(task, handler, (handling) => {
       if (Exit.isFailure(handling) && isNews(task, handling.cause)) this.report(task, handling.cause)
       this.ended(task, outcome, exit)
@@ -58,7 +59,7 @@ export class Ending {
 
   /** Runs something on behalf of a task that must not be interrupted; a fiber of its own follows the task's. */
   lastWord(task: Task, effect: AnyEffect, then: (exit: AnyExit) => void): void {
-    task.flags |= Flag.Ending
+    task.mark(Flag.Ending)
     // It is still the task that works here, and may wait for others.
     const context = Context.add(task.context ?? this.engine.context, CurrentTask, task)
     Effect.runForkWith(context)(asTask(task, effect), { uninterruptible: true }).addObserver(then)
@@ -84,6 +85,19 @@ export class Ending {
     this.record(task, outcome, exit)
     const key = task.extra?.key
     if (key !== undefined) this.engine.admission.keyEnded(key, task)
+    this.slotLeft()
+  }
+
+  /** The same for a task without options that nobody waits for yet, and that has succeeded. */
+  succeeded(task: Task, value: unknown): void {
+    this.engine.slots.leaveSlot(task)
+    this.engine.books.ends.succeeded++
+    task.succeed(value)
+    task.release()
+    this.slotLeft()
+  }
+
+  private slotLeft(): void {
     if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pumpSoon()
     else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
   }
@@ -93,7 +107,7 @@ export class Ending {
     this.engine.books.ends[outcome]++
     const context = task.context ?? this.engine.context
     const neverRan = task.state !== State.Running
-    if (task.settle(exit)) task.flags |= Flag.Read
+    if (task.settle(exit)) task.mark(Flag.Read)
     if (outcome !== "abandoned") task.release()
     if (Exit.isSuccess(exit)) return
     const onFailure = task.extra?.onFailure
@@ -130,15 +144,15 @@ export class Ending {
   /** Somebody saw the result of this task. */
   read(task: Task): void {
     if (task.has(Flag.Read)) return
-    task.flags |= Flag.Read
-    if (task.result !== undefined && Exit.isFailure(task.result)) this.unread.read(task)
+    task.mark(Flag.Read)
+    if (task.state === State.Settled && !task.has(Flag.Succeeded)) this.unread.read(task)
   }
 }
 
 /** The effect, run by the task's own fiber. */
 const asTask = (task: Task, effect: AnyEffect): AnyEffect =>
   Effect.withFiber((fiber) => {
-    task.fiber = fiber
+    if (task.run !== undefined) task.run.fiber = fiber
     return effect
   })
 

@@ -24,6 +24,7 @@ import { Admission } from "./Admission.ts"
 import { Books } from "./Books.ts"
 import { Ending } from "./Ending.ts"
 import { full } from "./errors.ts"
+import { isImmediate } from "./InPlace.ts"
 import { notes, taskInfos } from "./Inspect.ts"
 import type { Settings } from "./Settings.ts"
 import { Shutdown } from "./Shutdown.ts"
@@ -86,7 +87,7 @@ export class Engine {
   /** Accepts the work and returns its handle. Acceptance and the return are one step. */
   submit(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     const task = this.make(fiber, effect, extra, Flag.Handle)
-    const refusal = this.admission.offer(task)
+    const refusal = this.runInPlace(fiber, task) ? undefined : this.admission.offer(task)
     if (refusal === undefined) return Exit.succeed(task)
     return refusal === "blocked" ? this.block(fiber, task) : Exit.fail(refusal)
   }
@@ -94,33 +95,40 @@ export class Engine {
   /** Accepts the work; its end is heard by `onFailure`, or is reported when it is a failure. */
   fork(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     const task = this.make(fiber, effect, extra, 0)
-    const refusal = this.admission.offer(task)
+    const refusal = this.runInPlace(fiber, task) ? undefined : this.admission.offer(task)
     if (refusal === undefined) return Exit.void
     return refusal === "blocked" ? Effect.asVoid(this.block(fiber, task)) : Exit.fail(refusal)
   }
 
   /** Accepts the work and waits for its end; an interruption cancels it, wherever it is. */
   run(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
+    const task = this.make(fiber, effect, extra, Flag.Read)
+    if (this.runInPlace(fiber, task)) return this.awaitTask(task, fiber)
+    return this.offerAndWait(fiber, task)
+  }
+
+  private offerAndWait(fiber: AnyFiber, task: Task): AnyEffect {
     return Effect.callback((resume) => {
-      const task = this.make(fiber, effect, extra, Flag.Read)
       const refusal = this.admission.offer(task)
-      if (task.result !== undefined) return resume(task.result)
+      const result = task.result
+      if (result !== undefined) return resume(result)
       let end: ((instead: AnyEffect | undefined) => void) | undefined
       let refused: PoolClosed | undefined
       if (refusal === "blocked") {
         this.admission.enterBlocked(task)
-        task.admitted = (closed) => {
+        this.admission.waitForPlace(task, (closed) => {
           refused = closed
           if (closed !== undefined) end?.(Exit.fail(closed))
-        }
+        })
       } else if (refusal !== undefined) return resume(Exit.fail(refusal))
       end = this.waiting.observeEnd(fiber, task, resume, () => this.withdraw(task, fiber.id))
       if (refused !== undefined) end(Exit.fail(refused))
       return Effect.suspend(() => {
         end(undefined)
         // Nobody waits for the result any more; should it be a failure after all, it is reported.
-        task.flags &= ~Flag.Read
-        if (task.result !== undefined) this.ending.unheard(task, task.result)
+        task.unmark(Flag.Read)
+        const late = task.result
+        if (late !== undefined) this.ending.unheard(task, late)
         return this.cancelAndWait(task, fiber)
       })
     })
@@ -157,9 +165,10 @@ export class Engine {
 
   /** Waits for the end of a task. */
   awaitTask(task: Task, fiber: AnyFiber): AnyEffect {
-    if (task.result !== undefined) {
+    const result = task.result
+    if (result !== undefined) {
       this.ending.read(task)
-      return task.result
+      return result
     }
     return Effect.callback((resume) => {
       const end = this.waiting.observeEnd(fiber, task, resume, () => {})
@@ -204,10 +213,10 @@ export class Engine {
         leave()
         return resume(Exit.succeed(task))
       }
-      task.admitted = (closed) => {
+      this.admission.waitForPlace(task, (closed) => {
         leave()
         resume(closed === undefined ? Exit.succeed(task) : Exit.fail(closed))
-      }
+      })
       return Effect.sync(() => {
         leave()
         this.withdraw(task, fiber.id)
@@ -222,10 +231,7 @@ export class Engine {
       case State.Settled:
         return
       case State.Blocked:
-        this.admission.leaveBlocked(task)
-        this.admission.placeFreed(task.extra?.key)
-        if (this.admission.blocked.size > 0) this.slots.pump()
-        return
+        return this.admission.giveUp(task)
       case State.Running:
         return this.slots.interrupt(task, by)
       case State.Queued:
@@ -236,13 +242,24 @@ export class Engine {
     }
   }
 
+  /** Runs the task here and now, if it needs no fiber and has its turn. */
+  private runInPlace(fiber: AnyFiber, task: Task): boolean {
+    if (!isImmediate(task.effect) || task.extra !== undefined || !this.slots.isFree) return false
+    // What makes the difference between a task's own fiber and its submitter's visible.
+    if (fiber.cache.scheduler !== this.scheduler || fiber.cache.runtimeMetrics !== undefined) return false
+    this.books.accepted++
+    this.slots.runInPlace(task)
+    return true
+  }
+
   make(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined, flags: number): Task {
     let context = fiber.context
     // The submitter may run on a scheduler of its own, such as that of `runSync`, which ends with it.
     if (fiber.cache.scheduler !== this.scheduler) context = Context.add(context, Scheduler.Scheduler, this.scheduler)
-    const task = new Task(this, ++this.sequence, effect, context, extra)
-    task.flags = flags
-    return task
+    const sequence = ++this.sequence
+    if (extra === undefined) return new Task(this, sequence, effect, context, flags)
+    extra.sequence = sequence
+    return new Task(this, extra, effect, context, flags)
   }
 
   clearTimer(task: Task): void {

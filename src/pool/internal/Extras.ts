@@ -54,6 +54,7 @@ export const extras = (
     invalid(operation, `weight must be a whole number of at least 1, got ${weight}`)
   }
   return {
+    sequence: 0,
     name: options?.name,
     key: options?.key,
     priority,

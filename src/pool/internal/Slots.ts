@@ -12,7 +12,9 @@ import type * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import type { Engine } from "./Engine.ts"
 import { closed } from "./errors.ts"
+import { evaluate } from "./InPlace.ts"
 import { enter, isTooDeep, leave } from "./nesting.ts"
+import { Run } from "./Run.ts"
 import type { Extra, Task } from "./Task.ts"
 import { CurrentTask, entry, Flag, State, weightOf } from "./Task.ts"
 import { TaskList } from "./TaskList.ts"
@@ -23,16 +25,6 @@ const mostStarts = 2048
 
 /** The entry of a task that starts when the stack has unwound. */
 const laterEntry = Effect.andThen(Effect.yieldNow, entry)
-
-/** What is the same in every new scope. */
-const emptyScope = Scope.makeUnsafe()
-
-/** A scope whose constant parts stand in its prototype: one object of one field, where a copy has five. */
-const TaskScope = function (this: Scope.Closeable) {
-  this.state = emptyScope.state
-  // TypeScript sees a constructor in classes only, and a class could not have a scope as its prototype.
-} as unknown as new () => Scope.Closeable
-TaskScope.prototype = emptyScope
 
 export class Slots {
   readonly running = new TaskList()
@@ -189,6 +181,43 @@ export class Slots {
     this.launch(task)
   }
 
+  /** Whether a task without options could start now, and nobody has a claim to the slot before it. */
+  get isFree(): boolean {
+    const { admission, shutdown } = this.engine
+    return (
+      this.used < this.limit &&
+      admission.backlog.size === 0 &&
+      admission.blocked.size === 0 &&
+      shutdown.isOpen &&
+      this.bucket === undefined &&
+      !isTooDeep()
+    )
+  }
+
+  /** Runs a task that needs no fiber. It is listed and counted as running meanwhile, since its function may look. */
+  runInPlace(task: Task): void {
+    this.occupy(task)
+    let value: unknown
+    let threw = false
+    enter()
+    try {
+      value = evaluate(task.effect)
+    } catch (defect) {
+      threw = true
+      value = defect
+    } finally {
+      leave()
+    }
+    if (threw) {
+      // A fiber makes of it what it makes of every defect.
+      task.effect = Exit.die(value)
+      this.launch(task)
+    } else if (task.has(Flag.Overrunning)) {
+      // Its function has closed the pool, which told it to stop or gave it up.
+      this.engine.ending.scopeClosed(task, Exit.interrupt())
+    } else this.engine.ending.succeeded(task, value)
+  }
+
   private occupy(task: Task): void {
     task.state = State.Running
     this.running.push(task)
@@ -198,22 +227,22 @@ export class Slots {
   private launch(task: Task): void {
     // Between taking the slot and here others may have run: abandoned, it must not begin any more.
     if (task.state !== State.Running) return
-    const scope = new TaskScope()
     // A task keeps the context of its submitter until it is released, at its end.
-    const submitter = task.context as Context.Context<never>
+    const run = new Run(task.context as Context.Context<never>)
+    task.begin(run)
     const context = Context.addUnsafe<never, Scope.Scope, Scope.Scope>(
-      Context.addUnsafe<never, never, Task>(submitter, CurrentTask.key, task),
+      Context.addUnsafe<never, never, Task>(run.context, CurrentTask.key, task),
       Scope.Scope.key,
-      scope
+      run
     )
     const extra = task.extra
     if (extra?.timeout !== undefined) this.timeOutAfter(task, extra, extra.timeout)
     const fiber = this.fork(context)
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) this.engine.ending.bodyEnded(task, scope, exit)
+    if (exit !== undefined) this.engine.ending.bodyEnded(task, run, exit)
     else {
-      task.fiber = fiber
-      this.followBody(task, scope, fiber)
+      run.fiber = fiber
+      this.followBody(task, run, fiber)
       // It was cancelled before it had a fiber.
       if (task.has(Flag.Overrunning)) fiber.interruptUnsafe()
     }
@@ -231,15 +260,15 @@ export class Slots {
 
   // Closures stand in functions of their own: one that captures a variable costs an allocation for each call of the
   // function around it, also where it is never made.
-  followBody(task: Task, scope: Scope.Closeable, fiber: Fiber.Fiber<unknown, unknown>): void {
-    fiber.addObserver((exit) => this.engine.ending.bodyEnded(task, scope, exit))
+  followBody(task: Task, run: Run, fiber: Fiber.Fiber<unknown, unknown>): void {
+    fiber.addObserver((exit) => this.engine.ending.bodyEnded(task, run, exit))
   }
 
   timeOutAfter(task: Task, extra: Extra, timeout: number): void {
     extra.timer = this.engine.timers.after(timeout, () => {
       extra.timer = undefined
       // What was told to stop before has not timed out.
-      if (!task.has(Flag.Overrunning)) task.flags |= Flag.TimedOut
+      if (!task.has(Flag.Overrunning)) task.mark(Flag.TimedOut)
       this.interrupt(task, undefined)
     })
   }
@@ -264,7 +293,7 @@ export class Slots {
 
   interrupt(task: Task, by: number | undefined): void {
     if (task.has(Flag.Overrunning | Flag.Ending)) return
-    task.flags |= Flag.Overrunning
+    task.mark(Flag.Overrunning)
     this.engine.books.overrunning++
     // What it waits for may be cancelled in turn, and so on: a long chain must not fill the stack.
     if (isTooDeep()) this.engine.dispatcher.scheduleTask(() => task.fiber?.interruptUnsafe(by), 0)
@@ -288,7 +317,7 @@ export class Slots {
   interruptRunning(): void {
     for (const task of [...this.running]) {
       if (task.state !== State.Running || task.has(Flag.Overrunning | Flag.Ending)) continue
-      task.flags |= Flag.ShutDown
+      task.mark(Flag.ShutDown)
       this.interrupt(task, undefined)
     }
   }

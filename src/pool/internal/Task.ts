@@ -13,11 +13,11 @@
 import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
-import type { PoolClosed } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
+import type { Run } from "./Run.ts"
 import type { Timer } from "./Timers.ts"
 
 /** An effect whose types the caller's signature has already checked; the engine only runs it. */
@@ -29,28 +29,37 @@ export type AnyExit = Exit.Exit<unknown, unknown>
 export const State = { New: 0, Blocked: 1, Queued: 2, Running: 3, Settled: 4 } as const
 export type State = (typeof State)[keyof typeof State]
 
-/** Bits of {@link Task.flags}. */
+/** The bits of {@link Task.bits} that hold the state; the others are flags. */
+const stateBits = 7
+
+/** What is noted of a task beside its state, a bit each. */
 export const Flag = {
   /** Its `timeout` has passed. */
-  TimedOut: 1,
+  TimedOut: 8,
   /** It holds its slot although it was told to stop. */
-  Overrunning: 2,
+  Overrunning: 16,
   /** The pool's shutdown told it to stop, so an interruption is the pool's doing. */
-  ShutDown: 4,
+  ShutDown: 32,
   /** Its body has ended; finalizers or `onFailure` are running, which nothing may interrupt. */
-  Ending: 8,
+  Ending: 64,
   /** Somebody was given a handle and may still read the result. */
-  Handle: 16,
+  Handle: 128,
   /** Somebody saw the result, or waits for it and will. */
-  Read: 32,
+  Read: 256,
   /** Its producer waits for a place among the tasks of its key, not for one in the whole backlog. */
-  BlockedByKey: 64,
+  BlockedByKey: 512,
   /** Its `onFailure` has been called. */
-  Told: 128
+  Told: 1024,
+  /** Its run has begun: it has one until it is released. */
+  Begun: 2048,
+  /** It has succeeded, and of the result only the value is kept. */
+  Succeeded: 4096
 } as const
 
 /** What a task carries only when an option or a watched registry asks for it. */
 export interface Extra {
+  /** The number of the task in its pool, set when the task is made. */
+  sequence: number
   readonly name: string | undefined
   readonly key: string | undefined
   readonly priority: number
@@ -69,36 +78,104 @@ export interface Extra {
 /** Is told of the result; answers whether somebody has thereby seen it. */
 type Observer = (exit: AnyExit) => boolean
 
+/**
+ * Eight fields, and each of them counts: a producer may keep a million handles, and the time that a task takes grows with
+ * what the garbage collector has to copy for it. So fields that are never needed at the same time share a place.
+ */
 export class Task {
-  state: State = State.New
-  flags = 0
-  effect: AnyEffect | undefined
-  context: Context.Context<never> | undefined
-  /** How it ended, from the moment the outcome is recorded. */
-  result: AnyExit | undefined = undefined
-  fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
-  /** While it is blocked: tells the producer that it was accepted, or why not. */
-  admitted: ((refusal: PoolClosed | undefined) => void) | undefined = undefined
+  /** State and flags. */
+  private bits: number
+  /** The effect until the task is settled; then the value of its success, or else its exit. */
+  private body: unknown
+  /** The context of its submitter, from its start on the run that has it, and nothing once it has ended. */
+  private home: Context.Context<never> | Run | undefined
   /** Told of the result, in order; one or many, since nearly always it is one. */
   private observers: Observer | Array<Observer> | undefined = undefined
   prev: Task | undefined = undefined
   next: Task | undefined = undefined
   readonly engine: Engine
-  readonly sequence: number
-  readonly extra: Extra | undefined
+  /** Its number, or where it carries more than that, what it carries. */
+  private readonly label: number | Extra
 
   constructor(
     engine: Engine,
-    sequence: number,
+    label: number | Extra,
     effect: AnyEffect,
     context: Context.Context<never>,
-    extra: Extra | undefined
+    flags: number
   ) {
+    this.bits = flags
+    this.body = effect
+    this.home = context
     this.engine = engine
-    this.sequence = sequence
-    this.effect = effect
-    this.context = context
-    this.extra = extra
+    this.label = label
+  }
+
+  get state(): State {
+    // The constructor and the setter let nothing else into these bits.
+    return (this.bits & stateBits) as State
+  }
+
+  set state(state: State) {
+    this.bits = (this.bits & ~stateBits) | state
+  }
+
+  has(flag: number): boolean {
+    return (this.bits & flag) !== 0
+  }
+
+  mark(flag: number): void {
+    this.bits |= flag
+  }
+
+  unmark(flag: number): void {
+    this.bits &= ~flag
+  }
+
+  /** What to run. Only to be asked for before it is settled. */
+  get effect(): AnyEffect {
+    // Nothing else is there before `settle` or `succeed`.
+    return this.body as AnyEffect
+  }
+
+  set effect(effect: AnyEffect) {
+    this.body = effect
+  }
+
+  /** How it ended, from the moment the outcome is recorded. */
+  get result(): AnyExit | undefined {
+    if ((this.bits & stateBits) !== State.Settled) return undefined
+    // `settle` has put an exit there where it is not the value of a success.
+    return this.has(Flag.Succeeded) ? Exit.succeed(this.body) : (this.body as AnyExit)
+  }
+
+  get extra(): Extra | undefined {
+    return typeof this.label === "number" ? undefined : this.label
+  }
+
+  get sequence(): number {
+    return typeof this.label === "number" ? this.label : this.label.sequence
+  }
+
+  /** The context of its submitter, until it has ended. */
+  get context(): Context.Context<never> | undefined {
+    return this.run?.context ?? (this.home as Context.Context<never> | undefined)
+  }
+
+  /** What it has while it runs; undefined before and after. */
+  get run(): Run | undefined {
+    // `begin` has put it there, and `release` takes it away.
+    return this.has(Flag.Begun) ? (this.home as Run | undefined) : undefined
+  }
+
+  /** The fiber that runs it, from the first operation of that on. */
+  get fiber(): Fiber.Fiber<unknown, unknown> | undefined {
+    return this.run?.fiber
+  }
+
+  begin(run: Run): void {
+    this.home = run
+    this.bits |= Flag.Begun
   }
 
   get id(): string {
@@ -111,7 +188,7 @@ export class Task {
 
   get await(): AnyEffect {
     // A success is its own effect; only failures have to be noted as read.
-    if (this.result?._tag === "Success") return this.result
+    if (this.has(Flag.Succeeded)) return Exit.succeed(this.body)
     return Effect.withFiber((fiber) => this.engine.awaitTask(this, fiber))
   }
 
@@ -121,18 +198,15 @@ export class Task {
 
   get poll(): Effect.Effect<Option.Option<AnyExit>> {
     return Effect.sync(() => {
-      if (this.result === undefined) return Option.none()
+      const result = this.result
+      if (result === undefined) return Option.none()
       this.engine.ending.read(this)
-      return Option.some(this.result)
+      return Option.some(result)
     })
   }
 
   get cancel(): Effect.Effect<void> {
     return Effect.withFiber((fiber) => this.engine.cancelAndWait(this, fiber))
-  }
-
-  has(flag: number): boolean {
-    return (this.flags & flag) !== 0
   }
 
   observe(observer: Observer): void {
@@ -152,10 +226,19 @@ export class Task {
     }
   }
 
+  /** Settled with a success. The value is kept without its exit: a million settled handles are then half as large. */
+  succeed(value: unknown): void {
+    this.bits = (this.bits & ~stateBits) | State.Settled | Flag.Succeeded
+    this.body = value
+  }
+
   /** Keeps the result and tells those who wait for it. Returns whether anybody has seen it. */
   settle(result: AnyExit): boolean {
-    this.state = State.Settled
-    this.result = result
+    if (Exit.isSuccess(result)) this.succeed(result.value)
+    else {
+      this.state = State.Settled
+      this.body = result
+    }
     const observers = this.observers
     if (observers === undefined) return false
     this.observers = undefined
@@ -167,14 +250,12 @@ export class Task {
 
   /** Lets go of all that the run needed. An abandoned task keeps it until it really ends. */
   release(): void {
-    this.effect = undefined
-    this.context = undefined
-    this.fiber = undefined
+    this.home = undefined
   }
 }
 
-export const priorityOf = (task: Task): number => (task.extra === undefined ? 0 : task.extra.priority)
-export const weightOf = (task: Task): number => (task.extra === undefined ? 1 : task.extra.weight)
+export const priorityOf = (task: Task): number => task.extra?.priority ?? 0
+export const weightOf = (task: Task): number => task.extra?.weight ?? 1
 
 /** The task whose code is running: set for the task's fiber, inherited by the fibers that it forks. */
 export const CurrentTask: Context.Reference<Task | undefined> = Context.Reference<Task | undefined>(
@@ -194,7 +275,7 @@ export const taskOf = (fiber: Fiber.Fiber<unknown, unknown>): Task | undefined =
  */
 export const entry: AnyEffect = Effect.withFiber((fiber) => {
   const task = fiber.getRef(CurrentTask)
-  if (task?.effect === undefined) return Effect.die("millrace: a task's fiber started without its task")
-  task.fiber = fiber
+  if (task?.run === undefined) return Effect.die("millrace: a task's fiber started without its task")
+  task.run.fiber = fiber
   return task.effect
 })

@@ -123,11 +123,12 @@ export class Waiting {
       resume(Effect.die(deadlock))
     })
     if (leave === undefined) return () => {}
-    if (task.result === undefined) task.observe(ended)
+    const result = task.result
+    if (result === undefined) task.observe(ended)
     else {
       // It has ended meanwhile, perhaps because the wait would have been a deadlock and the pool let it go first.
       this.engine.ending.read(task)
-      ended(task.result)
+      ended(result)
     }
     return (instead) => {
       over = true

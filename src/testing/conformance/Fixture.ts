@@ -1,6 +1,7 @@
 /**
  * What a driver tells the conformance suite of itself, and what it gives it to work with.
  */
+import type * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import type * as Layer from "effect/Layer"
@@ -28,6 +29,8 @@ export interface Fixture {
   readonly scale?: number | undefined
   /** How long a case waits for what must happen. Default 15 seconds. */
   readonly patience?: Duration.Input | undefined
+  /** The driver, told to keep messages of this topic for groups to come. Default: it keeps them without being told. */
+  readonly retain?: ((topic: string) => Layer.Layer<Broker, unknown>) | undefined
   /** Restarts the broker, as an operator would; returns when it is up again. */
   readonly restart?: Effect.Effect<void, unknown> | undefined
   /** Kills the broker (SIGKILL) and starts it again; returns when it is up again. */
@@ -62,8 +65,14 @@ export interface Worker {
 
 /** How to run something in a transaction. */
 export interface Transactions {
-  /** Runs the effect in one transaction on a connection of its own: commits when it succeeds, else rolls back. */
-  readonly run: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, unknown, R>
+  /**
+   * Runs the effect, which publishes, in a transaction: commits when it succeeds, else rolls back. The context is all that
+   * one build of the layer provides, such as the SQL client beside the broker.
+   */
+  readonly run: <A, E, R>(
+    effect: Effect.Effect<A, E, R>,
+    context: Context.Context<Broker>
+  ) => Effect.Effect<A, unknown, R>
   /** Whether two can be open at the same time and both write. */
   readonly overlap: boolean
 }

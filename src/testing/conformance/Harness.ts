@@ -107,6 +107,8 @@ export type ConsumeOptions = ConsumerOptions &
 /** A connection to the broker, as of a process of its own. */
 export interface App {
   readonly driver: Driver
+  /** All that the layer provides. */
+  readonly context: Context.Context<Broker>
   /** Gives the broker of this connection to an effect that asks it for anything. */
   readonly run: <A, E, R>(
     effect: Effect.Effect<A, E, R | Broker<Ability>>
@@ -306,6 +308,7 @@ const makeApp = (env: Env, context: Context.Context<Broker>): App => {
   const run: App["run"] = (effect) => Effect.provideContext(effect, all) as Effect.Effect<never, never, never> as never
   return {
     driver,
+    context,
     run,
     consume: (topic, handler, { onError = again, ...options }) =>
       env.patiently(

@@ -87,21 +87,24 @@ const wrapSubscription = (system: string, topic: string, inner: Subscription, fa
   const giveBack = (deliveries: ReadonlyArray<Delivery>) =>
     inner.settle(deliveries.map((delivery) => ({ _tag: "Release", delivery })))
 
-  const settle = (settlements: ReadonlyArray<Settlement>) => {
-    const ours = settlements.filter(({ delivery }) => !lost.has(delivery))
-    return Effect.map(ours.length === 0 ? Effect.succeed([]) : inner.settle(ours), (answers) => {
-      const left = [...answers]
-      return settlements.map(({ delivery }) => (lost.has(delivery) ? "Lost" : (left.shift() ?? "Lost")))
+  // What is lost is known when they run, not when they are made.
+  const settle = (settlements: ReadonlyArray<Settlement>) =>
+    Effect.suspend(() => {
+      const ours = settlements.filter(({ delivery }) => !lost.has(delivery))
+      return Effect.map(ours.length === 0 ? Effect.succeed([]) : inner.settle(ours), (answers) => {
+        const answered = new Map(ours.map(({ delivery }, index) => [delivery, answers[index]]))
+        return settlements.map(({ delivery }) => answered.get(delivery) ?? "Lost")
+      })
     })
-  }
 
-  const renew = (deliveries: ReadonlyArray<Delivery>) => {
-    const ours = deliveries.filter((delivery) => !lost.has(delivery))
-    return Effect.map(ours.length === 0 ? Effect.succeed([]) : inner.renew(ours), (answers) => {
-      const left = [...answers]
-      return deliveries.map((delivery) => (lost.has(delivery) ? "Lost" : left.shift()))
+  const renew = (deliveries: ReadonlyArray<Delivery>) =>
+    Effect.suspend(() => {
+      const ours = deliveries.filter((delivery) => !lost.has(delivery))
+      return Effect.map(ours.length === 0 ? Effect.succeed([]) : inner.renew(ours), (ends) => {
+        const renewed = new Map(ours.map((delivery, index) => [delivery, ends[index]]))
+        return deliveries.map((delivery) => (renewed.has(delivery) ? renewed.get(delivery) : "Lost"))
+      })
     })
-  }
 
   /** Lets the broker have some of the deliveries, at least one. */
   const lose = (deliveries: ReadonlyArray<Delivery>) =>

@@ -91,13 +91,12 @@ const promoteDue = (store: Store, queue: number): { readonly next: number | unde
   )
   const next = nextDue.get(queue)?.[0]
   if (next === undefined || next > store.now) return { next, more: false }
-  const promoted = store.database
-    .sql(
-      `UPDATE millrace_message SET state = ${State.ready}, visible_at = 0 WHERE seq IN
-        (SELECT seq FROM millrace_message WHERE queue = ? AND state = ${State.delayed} AND visible_at <= ?
-         ORDER BY visible_at LIMIT ${mostDue})`
-    )
-    .run(queue, store.now)
+  const promoted = store.database.change(
+    `SELECT seq FROM millrace_message WHERE queue = ? AND state = 2 AND visible_at <= ?
+     ORDER BY visible_at LIMIT ${mostDue}`,
+    [queue, store.now],
+    `UPDATE millrace_message SET state = ${State.ready}, visible_at = 0 WHERE seq = ?`
+  )
   return { next: nextDue.get(queue)?.[0], more: promoted === mostDue }
 }
 
@@ -219,12 +218,11 @@ const promote = (store: Store, queue: number, key: string): void => {
     .sql("SELECT 1 FROM millrace_message WHERE queue = ? AND key = ? AND state IN (1, 2) AND seq < ? LIMIT 1")
     .get(queue, key, first)
   if (blocking !== undefined) return
-  database
-    .sql(
-      `UPDATE millrace_message SET state = ${State.ready} WHERE seq IN
-        (SELECT seq FROM millrace_message WHERE queue = ? AND key = ? AND state = 3 ORDER BY seq LIMIT ${mostPromoted})`
-    )
-    .run(queue, key)
+  database.change(
+    `SELECT seq FROM millrace_message WHERE queue = ? AND key = ? AND state = 3 ORDER BY seq LIMIT ${mostPromoted}`,
+    [queue, key],
+    `UPDATE millrace_message SET state = ${State.ready} WHERE seq = ?`
+  )
   store.touched.add(queue)
 }
 

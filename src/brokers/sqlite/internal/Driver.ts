@@ -185,7 +185,13 @@ export const open = (
       groups: (topic) => reading(store, { operation: "groups", topic }, () => groupsOf(store, topic).map(fromText)),
       removeGroup: ({ group, topic }) => {
         const about = { operation: "removeGroup", topic }
-        const removed = pump.request(about, { weight: 8 }, (store) => removeGroup(store, topic, group))
+        const removed = pump.request(
+          about,
+          { weight: 8 },
+          (store) => removeGroup(store, topic, group),
+          // A consumer that still waits for it makes it anew.
+          (queue) => pump.wake(queue ?? -1)
+        )
         return Effect.flatMap(pump.outsideTransaction(about, removed), (queue) =>
           // It is gone; should this be interrupted, the next upkeep goes on with what is left of it.
           queue === undefined ? Effect.void : clearQueue(pump, queue)

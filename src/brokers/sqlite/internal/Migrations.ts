@@ -58,7 +58,8 @@ const migrations: ReadonlyArray<string> = [
   CREATE INDEX millrace_ready ON millrace_message (queue, priority DESC, seq) WHERE state = 0;
   CREATE INDEX millrace_owned ON millrace_message (owner, seq) WHERE state = 1;
   CREATE INDEX millrace_delayed ON millrace_message (queue, visible_at) WHERE state = 2;
-  CREATE INDEX millrace_blocking ON millrace_message (queue, key, seq, owner) WHERE state IN (1, 2) AND key IS NOT NULL;
+  CREATE INDEX millrace_blocking ON millrace_message (queue, key, seq, owner, state)
+    WHERE state IN (1, 2) AND key IS NOT NULL;
   CREATE INDEX millrace_parked ON millrace_message (queue, key, seq) WHERE state = 3;
 
   CREATE TABLE millrace_subscriber (

@@ -410,7 +410,9 @@ export class Pump {
       const ready = database
         .sql(
           `SELECT 1 FROM millrace_message WHERE queue = ?1 AND state = 0
-           UNION ALL SELECT 1 FROM millrace_queue WHERE id = ?1 AND fill_next IS NOT NULL LIMIT 1`
+           UNION ALL SELECT 1 FROM millrace_queue WHERE id = ?1 AND fill_next IS NOT NULL
+           UNION ALL SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM millrace_queue WHERE id = ?1 AND topic IS NOT NULL)
+           LIMIT 1`
         )
         .get(queue)
       if (ready !== undefined) return true

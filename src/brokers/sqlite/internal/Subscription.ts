@@ -183,11 +183,13 @@ export class Subscription implements Contract, Claimant {
     this.more = false
     this.due = undefined
     const { lease, order } = this.options
-    const free = this.free(store)
-    if (this.taking === undefined || free <= 0) return
+    if (this.taking === undefined) return
+    const queue = this.currentQueue(store)
+    // With the group all that is held was removed.
+    const free = queue === this.queue ? this.free(store) : this.credit
+    if (free <= 0) return
     const endsAt = store.clock.monotonic() + lease
     let { owner } = this
-    const queue = this.currentQueue(store)
     // What a new group reads again is copied before anything of it is handed out.
     if (fill(store, queue)) {
       this.more = true

@@ -38,9 +38,12 @@ export const ensureGroup = (store: Store, topicName: string, group: string, repl
   }
   const queue = store.addQueue(topic.id, toText(group))
   if (takesOver) {
-    // What is older stays where it is, for a group that asks for it.
+    // From the first message of that time on; what is older stays where it is, for a group that asks for it.
     store.database
-      .sql("UPDATE millrace_message SET queue = ? WHERE queue = ? AND timestamp >= ?")
+      .sql(
+        `UPDATE millrace_message SET queue = ?1 WHERE queue = ?2
+         AND seq >= (SELECT min(seq) FROM millrace_message WHERE queue = ?2 AND timestamp >= ?3)`
+      )
       .run(queue, kept, from)
   } else if (replay !== undefined && topic.retention !== undefined) {
     planFill(store, topic.id, queue, from)
@@ -84,15 +87,17 @@ const copyQueue = (store: Store, from: number, to: number): void => {
  * published from now on; nothing is handed out before the last of them is there.
  */
 const planFill = (store: Store, topic: number, queue: number, from: number): void => {
-  const row = store.database
-    .sql<readonly [number, number | null, number | null]>(
-      "SELECT count(*), min(seq), max(seq) FROM millrace_log WHERE topic = ? AND timestamp >= ?"
-    )
-    .get(topic, from)
-  if (row === undefined || row[1] === null || row[2] === null) return
+  const log = "millrace_log INDEXED BY millrace_log_topic"
+  const first = store.database
+    .sql<readonly [number]>(`SELECT seq FROM ${log} WHERE topic = ? AND timestamp >= ? ORDER BY seq LIMIT 1`)
+    .get(topic, from)?.[0]
+  if (first === undefined) return
+  const [count, last] = store.database
+    .sql<readonly [number, number]>(`SELECT count(*), max(seq) FROM ${log} WHERE topic = ? AND seq >= ?`)
+    .get(topic, first) ?? [0, 0]
   store.database
     .sql("UPDATE millrace_queue SET fill_next = ?, fill_end = ?, fill_seq = ? WHERE id = ?")
-    .run(row[1], row[2], store.numbers(row[0]), queue)
+    .run(first, last, store.numbers(count), queue)
 }
 
 /** Copies a piece of what a new group is to read again; answers whether there is more. */
@@ -149,12 +154,11 @@ export const removedQueues = (store: Store): ReadonlyArray<number> =>
 /** Deletes a piece of what waited for a removed group; answers whether there is more. */
 export const clear = (store: Store, queue: number): boolean => {
   for (const state of [State.ready, State.delayed, State.parked]) {
-    const deleted = store.database
-      .sql(
-        `DELETE FROM millrace_message WHERE seq IN
-          (SELECT seq FROM millrace_message WHERE queue = ? AND state = ${state} LIMIT ${chunk})`
-      )
-      .run(queue)
+    const deleted = store.database.change(
+      `SELECT seq FROM millrace_message WHERE queue = ? AND state = ${state} LIMIT ${chunk}`,
+      [queue],
+      "DELETE FROM millrace_message WHERE seq = ?"
+    )
     if (deleted > 0) return true
   }
   const owners = store.database

@@ -37,12 +37,11 @@ export const clearQueue = (pump: Pump, queue: number): Effect.Effect<void> =>
 
 const forgetIds = (store: Store, dedupeWindow: number): boolean => {
   const bucket = Math.floor(store.now / dedupeWindow) - 1
-  const deleted = store.database
-    .sql(
-      `DELETE FROM millrace_seen WHERE (bucket, topic, id) IN
-        (SELECT bucket, topic, id FROM millrace_seen WHERE bucket < ? LIMIT ${chunk})`
-    )
-    .run(bucket)
+  const deleted = store.database.change(
+    `SELECT bucket, topic, id FROM millrace_seen WHERE bucket < ? LIMIT ${chunk}`,
+    [bucket],
+    "DELETE FROM millrace_seen WHERE bucket = ? AND topic = ? AND id = ?"
+  )
   return deleted === chunk
 }
 
@@ -53,14 +52,12 @@ const trimLogs = (store: Store): boolean => {
     .all()
   let more = false
   for (const [topic, retention] of topics) {
-    const deleted = store.database
-      .sql(
-        `DELETE FROM millrace_log WHERE seq IN (
-          SELECT seq FROM millrace_log WHERE topic = ?1 AND at < ?2
-            AND seq < coalesce((SELECT min(fill_next) FROM millrace_queue WHERE topic = ?1), 9e18)
-          ORDER BY seq LIMIT ${chunk})`
-      )
-      .run(topic, store.now - retention)
+    const deleted = store.database.change(
+      `SELECT seq FROM (SELECT seq, at FROM millrace_log WHERE topic = ?1 ORDER BY seq LIMIT ${chunk})
+       WHERE at < ?2 AND seq < coalesce((SELECT min(fill_next) FROM millrace_queue WHERE topic = ?1), 9e18)`,
+      [topic, store.now - retention],
+      "DELETE FROM millrace_log WHERE seq = ?"
+    )
     if (deleted === chunk) more = true
   }
   return more

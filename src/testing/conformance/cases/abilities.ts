@@ -104,8 +104,8 @@ const replay: Spec = {
   needs: needs("replay"),
   run: (env) =>
     Effect.gen(function* () {
-      const app = yield* env.connect
       const topic = env.topic("first")
+      const app = yield* env.connectBy(env.fixture.retain?.(topic.name) ?? env.fixture.layer)
       const [first, all, since] = [new Log(), new Log(), new Log()]
       yield* app.consume(topic, first.note, { group: "first" })
       const early = yield* publishMany(app, topic, env.count(200, 20))

@@ -1,4 +1,5 @@
 /** What the layers above rely on: the operations of a driver, one by one. */
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -304,7 +305,9 @@ const backlog: Spec = {
   run: (env) =>
     Effect.gen(function* () {
       const app = yield* env.connect
-      const { topic } = yield* withMessages(env, app, 5, "g")
+      const { topic } = yield* withMessages(env, app, 0, "g")
+      const timestamp = yield* Clock.currentTimeMillis
+      yield* app.send([1, 2, 3, 4, 5].map((n) => outgoing(topic, `m${n}`, { envelope: { timestamp } })))
       const group = { topic, group: "g" }
       let last: unknown
       const shows = (what: string, waiting: number, inFlight: number) =>

@@ -4,7 +4,7 @@ import * as Schedule from "effect/Schedule"
 import * as Consumer from "../../../messaging/Consumer.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
 import type { Numbered, Seen, Spec } from "../Harness.ts"
-import { again, Boom, check, checkEqual, Log, outgoing, show } from "../Harness.ts"
+import { again, Boom, check, checkEqual, Log, needsCalm, outgoing, show } from "../Harness.ts"
 import { takeOne } from "./contract.ts"
 import { allOnce, publishMany, untilEmpty } from "./delivery.ts"
 
@@ -213,6 +213,7 @@ const deciderDies: Spec = {
 const crashed: Spec = {
   id: "crashed",
   name: "a message that is delivered again and again and never settled is set aside unrun, where deliveries are counted",
+  needs: needsCalm,
   run: (env) =>
     Effect.gen(function* () {
       const app = yield* env.connect

@@ -22,7 +22,7 @@ const rolledBack: Spec = {
       yield* app.consume(topic, log.note, { group: "g" })
       const publish = (n: number) => app.publish(topic, { n, key: "k" })
       const aborted = yield* Effect.exit(
-        transactions.run(Effect.andThen(publish(1), Effect.fail("the business change failed")))
+        transactions.run(Effect.andThen(publish(1), Effect.fail("the business change failed")), app.context)
       )
       yield* check(Exit.isFailure(aborted), "a transaction that fails succeeds")
       let early = false
@@ -32,7 +32,8 @@ const rolledBack: Spec = {
           yield* Effect.sleep(quiet)
           early = log.ids.has(id)
           return id
-        })
+        }),
+        app.context
       )
       yield* check(!early, "a message was handled before its transaction was committed")
       const after = yield* publish(3)
@@ -77,7 +78,8 @@ const lateCommit: Spec = {
                   yield* Deferred.succeed(published, undefined)
                   yield* Deferred.await(go)
                   if (end === "roll back") yield* Effect.fail("rolled back")
-                })
+                }),
+                app.context
               )
             )
           )
