@@ -43,6 +43,34 @@ describe("order by key", () => {
     })
   )
 
+  it.live("a slow key takes no more than its share, and goes on in order", () =>
+    Effect.gen(function* () {
+      const here = yield* open()
+      const a = yield* subscribe(here.driver, { order: "key", credit: 6, perKey: 2 })
+      yield* here.driver.publish([..."123456"].map((n) => keyed(`slow${n}`, "slow")))
+      yield* here.driver.publish([..."123"].map((n) => keyed(`quick${n}`, "quick")))
+      const first = yield* take(a)
+      assert.deepStrictEqual(texts(first), ["slow1", "slow2", "quick1", "quick2"])
+      yield* acknowledge(a, first.slice(2))
+      const second = yield* take(a)
+      assert.deepStrictEqual(texts(second), ["quick3"])
+      yield* acknowledge(a, second)
+      yield* here.driver.publish([keyed("slow7", "slow")])
+      assert.deepStrictEqual(yield* drain(a), [])
+      yield* acknowledge(a, first)
+      const third = yield* take(a)
+      assert.deepStrictEqual(texts(third), ["slow3", "slow4"])
+      yield* acknowledge(a, third)
+      const rest: Array<string> = []
+      while (rest.length < 3) {
+        const some = yield* take(a)
+        rest.push(...texts(some))
+        yield* acknowledge(a, some)
+      }
+      assert.deepStrictEqual(rest, ["slow5", "slow6", "slow7"])
+    })
+  )
+
   it.live("one subscription may hold many of a key, and another none of it", () =>
     Effect.gen(function* () {
       const [here, there] = yield* two
