@@ -53,6 +53,8 @@ describe("dedupe", () => {
       const opened = yield* open({ dedupeWindow: "1 minute" })
       const { driver } = opened
       const a = message("t", "a", { envelope: { id: "one" } })
+      // Not at the beginning of anything.
+      yield* TestClock.adjust("30 seconds")
       yield* driver.publish([a])
       yield* TestClock.adjust("59 seconds")
       assert.deepStrictEqual(yield* driver.publish([a]), [{ _tag: "Duplicate" }])
@@ -117,6 +119,17 @@ describe("replay", () => {
         const future = yield* subscribe(driver, { group: "future", replay: new Date(8_000_000_000_000) })
         assert.deepStrictEqual(yield* drain(future), [])
       })
+  )
+
+  it.live("nothing new is handed out before the last of the old is there", () =>
+    Effect.gen(function* () {
+      const opened = yield* open({ retention: { t: "1 hour" } })
+      yield* opened.driver.declare({ topic: "t", groups: ["first"] })
+      yield* publish(opened, 0, 1_100)
+      const late = yield* subscribe(opened.driver, { group: "late", replay: "earliest", credit: 5_000 })
+      yield* publish(opened, 1_100, 1_200)
+      assert.deepStrictEqual((yield* late.take(5_000, 10_000_000)).map(textOf), texts(0, 1_200))
+    })
   )
 
   it.live("retention is the file's: others keep it too, until it is ended", () =>
