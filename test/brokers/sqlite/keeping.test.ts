@@ -76,6 +76,14 @@ describe("dedupe", () => {
   )
 })
 
+/** Whether what is kept as the size of each queue is what is there. */
+const sizesAreTrue = ({ sql }: Opened) =>
+  Effect.gen(function* () {
+    const rows = yield* sql`SELECT id, size, (SELECT count(*) FROM millrace_message WHERE queue = q.id) AS counted
+      FROM millrace_queue q`
+    for (const row of rows) assert.strictEqual(row.size, row.counted)
+  })
+
 describe("replay", () => {
   const publish = ({ driver }: Opened, from: number, to: number) =>
     driver.publish(
@@ -96,6 +104,7 @@ describe("replay", () => {
       const now = yield* subscribe(driver, { group: "now" })
       assert.strictEqual((yield* driver.backlog({ topic: "t", group: "earliest" })).waiting, 1_200)
       yield* publish(opened, 1_200, 1_300)
+      yield* sizesAreTrue(opened)
       assert.deepStrictEqual((yield* consume(earliest, 1_300)).map(textOf), texts(0, 1_300))
       assert.deepStrictEqual((yield* consume(since, 200)).map(textOf), texts(1_100, 1_300))
       assert.deepStrictEqual((yield* consume(now, 100)).map(textOf), texts(1_200, 1_300))
@@ -157,6 +166,7 @@ describe("replay", () => {
       const earliest = yield* subscribe(opened.driver, { group: "earliest", replay: "earliest" })
       assert.deepStrictEqual((yield* consume(earliest, 7)).map(textOf), texts(0, 7))
       assert.deepStrictEqual((yield* consume(since, 2)).map(textOf), texts(10, 12))
+      yield* sizesAreTrue(opened)
     })
   )
 

@@ -303,6 +303,11 @@ describe("order by key, under random retries and releases", () => {
           })
           yield* Effect.all([publisher, consumer(here), consumer(there), consumer(there)], { concurrency: "unbounded" })
           assert.strictEqual(done, total)
+          assert.deepStrictEqual(yield* here.driver.backlog({ topic: "t", group: "g" }), {
+            waiting: 0,
+            inFlight: 0,
+            oldest: undefined
+          })
           assert.deepStrictEqual(yield* states(here), { ready: 0, owned: 0, delayed: 0, parked: 0 })
         }),
       60_000
