@@ -165,8 +165,11 @@ export interface Owned {
 export const settle = (store: Store, { owner, queue, seq }: Owned, settlement: Settlement): boolean => {
   const { database } = store
   switch (settlement._tag) {
-    case "Acknowledge":
-      return database.sql("DELETE FROM millrace_message WHERE seq = ? AND owner = ?").run(seq, owner) === 1
+    case "Acknowledge": {
+      const deleted = database.sql("DELETE FROM millrace_message WHERE seq = ? AND owner = ?").run(seq, owner)
+      store.grow(queue, -deleted)
+      return deleted === 1
+    }
     case "Release":
       return release(store, queue, owner, seq)
     case "Abandon":
