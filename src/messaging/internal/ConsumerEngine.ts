@@ -21,6 +21,7 @@ import { LeaseLost } from "../LeaseLost.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
 import { attempt } from "./Attempts.ts"
+import { publishOne } from "./answers.ts"
 import { untilItWorks } from "./backoff.ts"
 import { ConsumerBooks } from "./ConsumerBooks.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
@@ -211,8 +212,7 @@ export class ConsumerEngine {
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
     }
-    const write = Effect.suspend(() => this.driver.publish([letter])).pipe(
-      Effect.flatMap(([answer]) => (answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void)),
+    const write = Effect.suspend(() => publishOne(this.driver, letter)).pipe(
       Effect.tapError((error) => this.trouble("write a dead letter", error)),
       Effect.retry(untilItWorks)
     )
