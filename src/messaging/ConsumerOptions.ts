@@ -14,7 +14,7 @@ export interface ConsumerOptions {
   readonly group: string
   /** Handlers that run at the same time. Default 16. */
   readonly concurrency?: number | undefined
-  /** Most messages held, running ones included. Default: twice the concurrency, at least 64. */
+  /** Most messages held, running ones included. Default: twice the concurrency, at least 64; with batches one batch more than run. */
   readonly prefetch?: number | undefined
   /** No more are taken while this many bytes of payload are held. Default 16 MiB. */
   readonly prefetchBytes?: number | undefined
