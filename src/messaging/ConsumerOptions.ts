@@ -14,7 +14,7 @@ export interface ConsumerOptions {
   readonly group: string
   /** Handlers that run at the same time. Default 16. */
   readonly concurrency?: number | undefined
-  /** Most messages held, running ones included. Default: twice the concurrency, at least 64. */
+  /** Most messages held, running ones included. Default: twice the concurrency, at least 64; with batches one batch more than run. */
   readonly prefetch?: number | undefined
   /**
    * With `order: "key"`: most messages of one key held, so that one slow key does not hold up the others. Default: an eighth of

@@ -22,6 +22,7 @@ import { LeaseLost } from "../LeaseLost.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
 import { attempt } from "./Attempts.ts"
+import { publishOne } from "./answers.ts"
 import { untilItWorks } from "./backoff.ts"
 import { ConsumerBooks } from "./ConsumerBooks.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
@@ -98,7 +99,8 @@ export class ConsumerEngine {
   get wantsMore(): boolean {
     if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
-    return this.books.queued === 0 || this.free * 2 >= this.settings.prefetch
+    // Less than a batch gives a handler nothing to do.
+    return this.books.queued < (this.settings.batch?.size ?? 1) || this.free * 2 >= this.settings.prefetch
   }
 
   now(): number {
@@ -139,10 +141,8 @@ export class ConsumerEngine {
     return Effect.uninterruptibleMask((restore) =>
       Effect.withFiber((fiber) => {
         if (!this.begin(held, fiber)) return Effect.void
-        const { deliveries } = held.delivery
-        if (deliveries !== undefined && deliveries > this.settings.maxDeliveries) {
-          return this.conclude(held, { _tag: "Crashed", deliveries }, restore)
-        }
+        const crashed = this.crashed(held)
+        if (crashed !== undefined) return this.conclude(held, crashed, restore)
         return Effect.flatMap(
           Effect.exit(restore(attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout))),
           (exit) => this.conclude(held, attemptOf(exit), restore)
@@ -152,15 +152,23 @@ export class ConsumerEngine {
   }
 
   /** Its turn has come; false where it is not to be run any more. */
-  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>): boolean {
+  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>, batch?: ReadonlyArray<Held>): boolean {
     if (held.state !== "queued") return false
     if (this.phase !== "open") {
       this.giveBack(held)
       return false
     }
     held.fiber = fiber
+    held.batch = batch
     this.books.move(held, "running")
     return true
+  }
+
+  /** Whether it was delivered so often that it may be what kills the process. */
+  crashed({ delivery: { deliveries } }: Held): Attempt | undefined {
+    return deliveries !== undefined && deliveries > this.settings.maxDeliveries
+      ? { _tag: "Crashed", deliveries }
+      : undefined
   }
 
   /** The attempt is over: decides, and does what was decided. */
@@ -217,8 +225,7 @@ export class ConsumerEngine {
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
     }
-    const write = Effect.suspend(() => this.driver.publish([letter])).pipe(
-      Effect.flatMap(([answer]) => (answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void)),
+    const write = Effect.suspend(() => publishOne(this.driver, letter)).pipe(
       Effect.tapError((error) => this.trouble("write a dead letter", error)),
       Effect.retry(untilItWorks)
     )
@@ -281,6 +288,7 @@ export class ConsumerEngine {
     this.books.end(held, outcome, confirmed)
     this.held.delete(held.delivery)
     held.fiber = undefined
+    held.batch = undefined
     held.handle = undefined
     if (held.lane !== undefined) this.lanes.leave(held.lane, this.takes)
     if (this.wantsMore) this.room.openUnsafe()
@@ -293,6 +301,8 @@ export class ConsumerEngine {
     // It comes again, and those behind it are not to overtake it.
     if (held.lane !== undefined) this.giveBackBehind(held, held.lane)
     if (held.state === "queued") return this.endLost(held)
+    // Others of its batch are handled by the same fiber; it goes on as long as one of them is ours.
+    if (held.batch?.some(({ lost, state }) => lost === undefined && state === "running")) return
     held.fiber?.interruptUnsafe(undefined, Context.make(LeaseLost, held.lost))
   }
 

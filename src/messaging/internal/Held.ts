@@ -25,6 +25,8 @@ export class Held {
   handle: TaskHandle<unknown, unknown> | undefined = undefined
   /** The fiber that handles it. */
   fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
+  /** What is handled together with it, itself included. */
+  batch: ReadonlyArray<Held> | undefined = undefined
   /** Set when it is not ours any more. */
   lost: LeaseLost | undefined = undefined
   leaseEndsAt: number | undefined
