@@ -50,9 +50,11 @@ export class SmsGateway extends Context.Service<
           HttpClientRequest.setHeader("idempotency-key", id),
           HttpClientRequest.bodyJsonUnsafe({ phone, text })
         )
-        const { headers, status } = yield* client
-          .execute(request)
-          .pipe(Effect.mapError((error) => new GatewayDown({ problem: error.message })))
+        const { headers, status } = yield* client.execute(request).pipe(
+          // What is read to the end leaves its connection for the next one.
+          Effect.tap((response) => response.text),
+          Effect.mapError((error) => new GatewayDown({ problem: error.message }))
+        )
         if (status === 200) return
         if (status === 422) return yield* new NumberRejected({ phone })
         if (status === 503) return yield* new GatewayBusy({ retryAfter: Number(headers["retry-after"] ?? 1) })

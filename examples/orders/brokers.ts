@@ -24,4 +24,5 @@ export const brokers = {
 
 export type BrokerName = keyof typeof brokers
 
-export const brokerNames: ReadonlyArray<BrokerName> = ["sqlite"]
+// `Object.keys` does not tell which.
+export const brokerNames = Object.keys(brokers) as ReadonlyArray<BrokerName>

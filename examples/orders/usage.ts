@@ -30,7 +30,7 @@ Ask for 40 invoices at once, for which there is no room:
   curl -sZ "$url/orders/$id/invoice?[1-40]" -o /dev/null -D - 2>/dev/null | grep -iE 'HTTP|retry' | sort | uniq -c
 
 See here what runs and waits; and stop. With KILL instead nothing is lost either: start it again and see.
-  kill -USR2 ${process.pid}
+  kill -USR2 ${process.pid}; sleep 0.5
   kill -TERM ${process.pid}
 `
 

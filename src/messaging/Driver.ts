@@ -94,6 +94,11 @@ export interface SubscribeOptions extends Group {
    * or held by this subscription. Order among what this subscription holds is kept above.
    */
   readonly order: "key" | "none"
+  /**
+   * With `order: "key"`: most deliveries of one key held, so that one slow key does not take the whole credit and others flow.
+   * Left out: no bound of its own.
+   */
+  readonly perKey?: number | undefined
   /** Where a group that does not exist yet begins; only with ability `replay`. Default: with what is published from now on. */
   readonly replay?: "earliest" | Date | undefined
 }
@@ -119,6 +124,8 @@ export interface Subscription {
   readonly lost: Stream.Stream<ReadonlyArray<Delivery>>
   /** Changes the credit. 0 stops new deliveries and keeps those that are held; a `take` that waits goes on waiting. */
   readonly setCredit: (credit: number) => Effect.Effect<void, BrokerError>
+  /** What keeps it from receiving now, where the driver knows while a `take` waits. */
+  readonly problem?: (() => BrokerError | undefined) | undefined
 }
 
 /** One message, handed to one subscription once. `settle`, `renew` and `lost` name it by identity. */

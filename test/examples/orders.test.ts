@@ -3,8 +3,11 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it, onTestFinished } from "vitest"
+import type { Evidence } from "../../examples/orders/demo/witnesses.ts"
+import { judge } from "../../examples/orders/demo/witnesses.ts"
+import type { Order } from "../../examples/orders/Order.ts"
 import type { Program } from "./program.ts"
-import { addressOf, linesToTry, poll, start } from "./program.ts"
+import { addressOf, linesToTry, nowhere, poll, start } from "./program.ts"
 
 type Variables = Readonly<Record<string, string>>
 
@@ -85,7 +88,7 @@ const assertClean = (service: Program, group: string): void =>
     new RegExp(`^Consumer "${group}" of "orders.placed" closed in \\d+ ms: .* 0 abandoned, 0 unsettled\\.`, "m")
   )
 
-describe("examples/orders", { timeout: 60_000 }, () => {
+describe("examples/orders", { timeout: 120_000 }, () => {
   it("answers at once, and tells what happened to the order since", async () => {
     const env = environment()
     const service = await startOrders(env)
@@ -190,8 +193,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
 
   it("keeps what has failed over a restart, and sends it when the gateway is back", async () => {
     const env = environment()
-    // Nobody listens there.
-    const service = await startOrders({ ...env, SMS_GATEWAY: "http://127.0.0.1:9", SMS_RETRY_MILLIS: "1" })
+    const service = await startOrders({ ...env, SMS_GATEWAY: await nowhere(), SMS_RETRY_MILLIS: "1" })
     const id = await place(service)
     const status = await settled(service, id, "dead")
     assert.strictEqual(historyOf(status).filter((what) => what.includes("the gateway does not work")).length, 12)
@@ -281,6 +283,46 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     assert.strictEqual(new Set(smsSent(env)).size, smsSent(env).length)
   })
 
+  it("is judged by witnesses that notice what is missing, twice, out of order or wrong", () => {
+    const one = (id: string): Order => ({ ...order, id, product: "chair", quantity: 6 })
+    const good: Evidence = {
+      accepted: new Set(["a", "b"]),
+      dead: ["b"],
+      sms: { sent: ["a"], repeated: ["a"] },
+      tables: {
+        orders: [one("a"), one("b")],
+        bookings: [
+          { id: "a", product: "chair", reserved: 1 },
+          { id: "b", product: "chair", reserved: 0 }
+        ],
+        stock: [
+          { product: "kettle", available: 10_000 },
+          { product: "lamp", available: 10_000 },
+          { product: "chair", available: 4 }
+        ]
+      }
+    }
+    const { bookings, orders, stock } = good.tables
+    const wrongs = (changes: Partial<Evidence["tables"]>, others: Partial<Evidence> = {}) => {
+      const { bookedTwice, lost, sentTwice, wrong } = judge({
+        ...good,
+        ...others,
+        tables: { ...good.tables, ...changes }
+      })
+      return { bookedTwice, lost, sentTwice, wrong }
+    }
+    const none = { bookedTwice: 0, lost: 0, sentTwice: 0, wrong: 0 }
+    assert.deepStrictEqual(wrongs({}), none)
+    assert.deepStrictEqual(wrongs({}, { accepted: new Set(["a", "b", "c"]) }), { ...none, lost: 1 })
+    assert.deepStrictEqual(wrongs({}, { dead: [] }), { ...none, lost: 1 })
+    assert.deepStrictEqual(wrongs({ bookings: bookings.slice(0, 1) }), { ...none, lost: 1, wrong: 1 })
+    assert.deepStrictEqual(wrongs({}, { sms: { sent: ["a", "a"], repeated: [] } }), { ...none, sentTwice: 1 })
+    assert.deepStrictEqual(wrongs({ bookings: bookings.concat(bookings) }), { ...none, bookedTwice: 2, wrong: 1 })
+    assert.deepStrictEqual(wrongs({ bookings: bookings.toReversed() }), { ...none, wrong: 1 })
+    assert.deepStrictEqual(wrongs({ orders: orders.toReversed() }), { ...none, wrong: 1 })
+    assert.deepStrictEqual(wrongs({ stock: stock.slice(0, 2) }), { ...none, wrong: 1 })
+  })
+
   it("counts what is there after many kills", async () => {
     const demo = start("orders/demo/crash.ts", { args: ["--kills", "2"] })
     assert.strictEqual(await demo.ended, 0)
@@ -288,14 +330,14 @@ describe("examples/orders", { timeout: 60_000 }, () => {
       [...demo.stdout().matchAll(/^([\w ]+?) {2,}(\d+)/gm)].map(([, name, count]) => [name, Number(count)])
     )
     assert.deepInclude(counts, { "products wrong": 0, lost: 0, duplicates: 0 })
-    assert.isAtLeast(counts["accepted orders"] ?? 0, 10)
+    assert.isAtLeast(counts["accepted orders"] ?? 0, 1)
     assert.strictEqual(counts.SMS + counts["dead letters"], counts["stock bookings"])
     assert.match(demo.stdout(), /^duplicates +0 SMS, 0 bookings$/m)
   })
 
   it.runIf(existsSync("/usr/bin/curl"))("prints lines that work", async () => {
     const service = await startOrders()
-    const output = execFileSync("sh", ["-c", linesToTry(service)], { encoding: "utf8" })
+    const output = execFileSync("sh", ["-c", linesToTry(service)], { encoding: "utf8", timeout: 50_000 })
     assert.match(output, /^HTTP\/1\.1 202 Accepted\r$/m)
     assert.match(output, /^\{"id":".*,"sms":"sent","stock":"reserved","history":\[.*\]\}$/m)
     assert.match(output, /^\{"error":"This is not an order\.","reasons":\[.*"\]\}$/m)
@@ -306,7 +348,7 @@ describe("examples/orders", { timeout: 60_000 }, () => {
     assert.match(output, /^ +\d+ retry-after: 1\r$/m)
     // The last two lines asked for a dump and the end.
     assert.strictEqual(await service.ended, 0)
-    assert.match(service.stderr(), /^WorkerPool "Invoices" \(/m)
+    assert.match(service.stderr(), /^Consumer "orders.placed\/sms" \(/m)
     assert.strictEqual(reportOf(service, "Tracking").accepted, 3)
   })
 

@@ -2,6 +2,7 @@
  * Runs an example as its users do: as a process of its own, of which a test sees what it prints and how it ends.
  */
 import { spawn } from "node:child_process"
+import { createServer } from "node:net"
 import { join } from "node:path"
 import { onTestFinished } from "vitest"
 
@@ -69,6 +70,15 @@ export const linesToTry = (program: Program): string =>
     .split("\n")
     .filter((line) => line.startsWith("  "))
     .join("\n")
+
+/** An address at which nobody listens. */
+export const nowhere = async (): Promise<string> => {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve))
+  const address = server.address()
+  await new Promise((resolve) => server.close(resolve))
+  return `http://127.0.0.1:${typeof address === "object" ? address?.port : address}`
+}
 
 /** Asks again and again until there is an answer; fails with `what` when there is none within the bound. */
 export const poll = async <A>(

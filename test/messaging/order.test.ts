@@ -7,7 +7,7 @@ import type { Driver } from "millrace"
 import { Broker, Consumer } from "millrace"
 import { Memory } from "millrace/memory"
 import { FaultyBroker, whileTimePasses } from "millrace/testing"
-import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
+import { Busy, balanced, gate, Numbers, onMemory, publish, settle, settleAll } from "./support.ts"
 
 const soon = Schedule.spaced("1 second")
 
@@ -134,6 +134,82 @@ describe("order by key", () => {
       yield* TestClock.adjust("1 minute")
       assert.deepStrictEqual(handled, ["begin 1", "begin 1", "end 1", "begin 2", "end 2"])
     }).pipe(Effect.provide(faulty.layer(Memory.layer())))
+  })
+
+  it.effect("lets other keys flow past one that is slow and has more messages than the consumer may hold", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const slow = yield* gate
+        const handled: Array<string> = []
+        const consumer = yield* Consumer.make(
+          Numbers,
+          ({ key, n }) =>
+            Effect.andThen(
+              key === "slow" ? slow.pass : Effect.void,
+              Effect.sync(() => handled.push(`${key}${n}`))
+            ),
+          { group: "g", order: "key", concurrency: 4, prefetch: 16 }
+        )
+        for (let n = 0; n < 50; n++) yield* publish(n, "slow")
+        for (let n = 0; n < 50; n++) yield* publish(n, "quick")
+        yield* settleAll
+        assert.deepStrictEqual(
+          handled,
+          Array.from({ length: 50 }, (_, n) => `quick${n}`)
+        )
+        assert.deepInclude(yield* balanced(consumer), { running: 1, queued: 1 })
+        yield* slow.open
+        yield* settleAll
+        assert.deepStrictEqual(
+          handled.slice(50),
+          Array.from({ length: 50 }, (_, n) => `slow${n}`)
+        )
+      })
+    )
+  )
+
+  it.effect("goes on at once when another member has handled what was given back", () => {
+    // A broker that takes its time to answer, as those over a network do.
+    const slow = Layer.effect(
+      Broker.Broker,
+      Effect.map(Broker.Broker, (driver) => ({
+        ...driver,
+        subscribe: (options: Driver.SubscribeOptions) =>
+          Effect.map(driver.subscribe(options), (subscription) => ({
+            ...subscription,
+            settle: (settlements: ReadonlyArray<Driver.Settlement>) =>
+              Effect.delay(subscription.settle(settlements), "5 millis")
+          }))
+      }))
+    ).pipe(Layer.provide(Memory.layer())) as Layer.Layer<Broker.Broker<"order">> // what the driver inside can
+    return Effect.gen(function* () {
+      const handled: Array<string> = []
+      const member = (name: string) =>
+        Consumer.make(
+          Numbers,
+          ({ n }, { attempt }) => {
+            handled.push(`${name}${n}.${attempt}`)
+            return n === 1 && attempt === 1 ? Effect.fail(new Busy({ after: 1 })) : Effect.void
+          },
+          { group: "g", order: "key", onError: { Busy: Consumer.retry(soon) } }
+        )
+      const a = yield* member("a")
+      yield* publish(1, "k")
+      yield* settle
+      yield* a.pause
+      const b = yield* member("b")
+      yield* TestClock.adjust("1020 millis")
+      yield* settle
+      yield* whileTimePasses(b.drain())
+      assert.deepStrictEqual(handled, ["a1.1", "b1.2"])
+      yield* a.resume
+      yield* settle
+      yield* publish(2, "k")
+      for (let i = 0; i < 20; i++) yield* TestClock.adjust("5 millis")
+      assert.deepStrictEqual(handled.slice(2), ["a2.1"])
+      // Given back once at most, since the take that brought it had begun before.
+      assert.isAtMost((yield* balanced(a)).received, 3)
+    }).pipe(Effect.provide(slow))
   })
 
   it.effect(

@@ -93,6 +93,33 @@ describe("a published message", () => {
   )
 })
 
+describe("publishAll", () => {
+  it.effect("takes id, key and headers from each value", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const got: Array<readonly [id: string, key: string | undefined, header: string | undefined]> = []
+        yield* Consumer.make(Numbers, (_, { headers, id, key }) => Effect.sync(() => got.push([id, key, headers.n])), {
+          group: "g"
+        })
+        const receipts = yield* Numbers.publishAll([{ n: 1 }, { n: 2 }], {
+          id: ({ n }) => `id ${n}`,
+          key: ({ n }) => `key ${n}`,
+          headers: ({ n }) => ({ n: String(n) })
+        })
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(
+          receipts.map(({ id }) => id),
+          ["id 1", "id 2"]
+        )
+        assert.deepStrictEqual(got, [
+          ["id 1", "key 1", "1"],
+          ["id 2", "key 2", "2"]
+        ])
+      })
+    )
+  )
+})
+
 describe("publishing fails", () => {
   it.effect("with EncodeError where the payload does not match the schema, and nothing is sent", () =>
     onMemory(
@@ -168,6 +195,37 @@ describe("publishing fails", () => {
           const exit = yield* Effect.exit(wrong.publish("x"))
           assert.include(String(exit), "InvalidOption")
         }
+      })
+    )
+  )
+})
+
+describe("the groups of a topic", () => {
+  const Orders = Topic.make("orders", { schema: Schema.String, version: 1, groups: ["sms", "stock"] })
+  const first = (group: string) =>
+    Effect.gen(function* () {
+      const got = yield* Deferred.make<string>()
+      yield* Consumer.make(Orders, (order) => Deferred.succeed(got, order), { group })
+      return Deferred.await(got)
+    })
+
+  it.effect("are there when one of their consumers has started: the others miss nothing", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const sms = yield* first("sms")
+        yield* Orders.publish("o-1")
+        assert.strictEqual(yield* sms, "o-1")
+        assert.strictEqual(yield* yield* first("stock"), "o-1")
+      })
+    )
+  )
+
+  it.effect("are there when the topic was declared", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* Orders.declare
+        const driver = yield* Broker.Broker
+        assert.deepStrictEqual(yield* driver.groups("orders"), ["sms", "stock"])
       })
     )
   )

@@ -19,8 +19,11 @@ export class Lane {
   /** Messages given back that the broker has not answered. */
   private pending = 0
 
-  constructor(key: string) {
+  private readonly lanes: Lanes
+
+  constructor(key: string, lanes: Lanes) {
     this.key = key
+    this.lanes = lanes
   }
 
   /** Whether a delivery that a take has brought is in order. */
@@ -47,12 +50,14 @@ export class Lane {
   /** The broker is about to be told that a message is given back. */
   ask(): void {
     this.pending++
+    this.lanes.pending++
     this.firstTake = Number.POSITIVE_INFINITY
   }
 
   /** The broker has answered. */
   answered(nextTake: number): void {
     this.pending--
+    this.lanes.pending--
     if (this.pending === 0) this.firstTake = nextTake
   }
 
@@ -63,13 +68,18 @@ export class Lane {
 }
 
 export class Lanes {
+  /**
+   * Messages given back, of any key, that the broker has not answered. No take begins meanwhile: each would have begun too
+   * early again, and what it brings could be given back for ever.
+   */
+  pending = 0
   private readonly lanes = new Map<string, Lane>()
 
   /** The lane of a key, for one more delivery of it. */
   enter(key: string): Lane {
     let lane = this.lanes.get(key)
     if (lane === undefined) {
-      lane = new Lane(key)
+      lane = new Lane(key, this)
       this.lanes.set(key, lane)
     }
     lane.count++

@@ -140,7 +140,8 @@ const wrapSubscription = (system: string, topic: string, inner: Subscription, fa
         lose: Effect.andThen(lose(deliveries), renew(deliveries))
       }),
     lost: inner.lost,
-    setCredit: (credit) => faults.call(system, "setCredit", { topic }, inner.setCredit(credit))
+    setCredit: (credit) => faults.call(system, "setCredit", { topic }, inner.setCredit(credit)),
+    problem: inner.problem
   }
 }
 

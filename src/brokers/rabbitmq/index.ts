@@ -1,0 +1,2 @@
+/** RabbitMQ as the broker. */
+export * as RabbitMq from "./RabbitMq.ts"

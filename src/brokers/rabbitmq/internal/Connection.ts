@@ -1,0 +1,132 @@
+/** One connection to a server, from its handshake to its end. */
+import type { Channel, ChannelModel } from "amqplib"
+import { connect } from "amqplib"
+import * as Effect from "effect/Effect"
+import type { BrokerError } from "../../../messaging/BrokerError.ts"
+import { errorOf, textOf } from "./errors.ts"
+import type { Settings } from "./Settings.ts"
+
+/** Milliseconds in which a closed connection says its last. */
+const lastWord = 1_000
+
+export class Connection {
+  readonly model: ChannelModel
+  /** Why the server takes no messages now, such as "low on memory". */
+  blocked: string | undefined = undefined
+  /** Why it has ended, as a sentence; none while it is open. */
+  reason: string | undefined = undefined
+  private readonly abort: AbortController
+  private readonly listeners = new Set<() => void>()
+
+  constructor(model: ChannelModel, abort: AbortController) {
+    this.model = model
+    this.abort = abort
+    let error: unknown
+    // An event of this name that nobody hears throws.
+    model.on("error", (cause) => {
+      error = cause
+    })
+    model.on("close", (cause) => {
+      this.reason = textOf(cause ?? error ?? "it was closed")
+      // Of a peer that does not answer, the socket would stay open. Others may have the last word.
+      setTimeout(() => abort.abort(), lastWord).unref()
+      this.tell()
+    })
+    model.on("blocked", (reason) => {
+      this.blocked = reason
+      this.tell()
+    })
+    model.on("unblocked", () => {
+      this.blocked = undefined
+      this.tell()
+    })
+  }
+
+  get isOpen(): boolean {
+    return this.reason === undefined
+  }
+
+  /** Hears when it is blocked, unblocked, and at its end. */
+  listen(listener: () => void): void {
+    this.listeners.add(listener)
+  }
+
+  private tell(): void {
+    for (const listener of this.listeners) listener()
+  }
+
+  /** Resolves at its end. */
+  readonly ended: Effect.Effect<string> = Effect.callback((resume) => {
+    const look = () => {
+      if (this.reason !== undefined) resume(Effect.succeed(this.reason))
+    }
+    this.listeners.add(look)
+    look()
+    return Effect.sync(() => this.listeners.delete(look))
+  })
+
+  /** Closes it in good order; cuts it where the server does not answer in time. */
+  readonly close: Effect.Effect<void> = Effect.suspend(() => {
+    if (!this.isOpen) return Effect.void
+    return Effect.promise(() => this.model.close().catch(() => undefined)).pipe(
+      Effect.timeoutOption("2 seconds"),
+      Effect.ensuring(Effect.sync(() => this.abort.abort()))
+    )
+  })
+}
+
+/**
+ * Tries each of the urls once, and hands over the connection in the moment that it is open: interrupted, it leaves none behind
+ * that nobody knows of.
+ */
+export const open = (settings: Settings, use: (connection: Connection) => void): Effect.Effect<void, BrokerError> =>
+  settings.urls.map((url) => openOne(url, settings, use)).reduce((first, second) => Effect.catch(first, () => second))
+
+const openOne = (
+  url: string,
+  settings: Settings,
+  use: (connection: Connection) => void
+): Effect.Effect<void, BrokerError> =>
+  Effect.callback<void, BrokerError>((resume) => {
+    const abort = new AbortController()
+    const fail = (error: unknown) =>
+      resume(Effect.fail(errorOf({ operation: "connect" }, describe(error, new URL(url).host))))
+    // Small frames, such as acknowledgements, must not wait for others to fill a packet.
+    const socket = { ...settings.socket, noDelay: true, timeout: settings.connectTimeout, signal: abort.signal }
+    try {
+      connect(url, socket).then((model) => {
+        // It has listeners from the first moment, also where nobody waits any more and it is cut already.
+        const connection = new Connection(model, abort)
+        if (!abort.signal.aborted) use(connection)
+        resume(Effect.void)
+      }, fail)
+    } catch (error) {
+      fail(error)
+    }
+    return Effect.sync(() => abort.abort())
+  })
+
+/** The error with the address in its text, and never with the password. */
+const describe = (error: unknown, host: string): unknown => {
+  const text = error instanceof AggregateError ? error.errors.map(textOf).join(", ") : textOf(error)
+  return Object.assign(new Error(`cannot connect to ${host}: ${text}`, { cause: error }), {
+    code: /(\d{3}) \([A-Z-]+\)/.exec(error instanceof Error ? error.message : "")?.[1]
+  })
+}
+
+/** Opens a channel, and closes it when the work is done. */
+export const withChannel = async <A>(connection: Connection, use: (channel: Channel) => Promise<A>): Promise<A> => {
+  const channel = await connection.model.createChannel()
+  quiet(channel)
+  try {
+    return await use(channel)
+  } finally {
+    await channel.close().catch(() => undefined)
+  }
+}
+
+/** Hears the events that would throw if nobody did; the operation that they are about fails by itself. */
+export const quiet = (channel: Channel): void => {
+  channel.on("error", () => undefined)
+  channel.on("handler-error", () => undefined)
+}

@@ -1,0 +1,365 @@
+/**
+ * A subscription that outlives its channels: it opens another one whenever one ends, and says which deliveries went with it.
+ */
+
+import type { ConsumeMessage } from "amqplib"
+import type * as Cause from "effect/Cause"
+import type * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
+import * as Stream from "effect/Stream"
+import type { BrokerError } from "../../../messaging/BrokerError.ts"
+import type { Delivery, Published, Settled, Settlement, SubscribeOptions } from "../../../messaging/Driver.ts"
+import type { Envelope } from "../../../messaging/Envelope.ts"
+import type { Connection } from "./Connection.ts"
+import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
+import type { Link } from "./Link.ts"
+import { layerClosed } from "./Link.ts"
+import { RabbitDelivery, Session } from "./Session.ts"
+import type { Settings } from "./Settings.ts"
+import type { Topology } from "./Topology.ts"
+import { deliveriesOf, messageOf } from "./Wire.ts"
+
+/** Whether somebody has it, to whom its loss is news. */
+const isHandedOver = ({ state }: RabbitDelivery): boolean => state === "held" || state === "abandoned"
+const sessionOf = ({ session }: RabbitDelivery): Session => session
+
+/** Between two tries to consume; short, so that consumption goes on within seconds. */
+const untilConsuming = Schedule.jittered(
+  Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])
+)
+
+/** What a subscription needs of the driver. */
+export interface Parts {
+  readonly link: Link
+  readonly settings: Settings
+  readonly topology: Topology
+  readonly clock: Clock.Clock
+  /** Sends a copy of a message to be delivered to the group after the delay; told once how that went. */
+  readonly retry: (
+    delivery: RabbitDelivery,
+    envelope: Envelope,
+    delay: number,
+    done: (answer: Published) => void
+  ) => void
+  readonly log: (message: string, error: BrokerError) => void
+}
+
+export class Consumption {
+  /** What keeps it from receiving, while something does. */
+  problem: BrokerError | undefined = undefined
+  readonly options: SubscribeOptions
+  private readonly parts: Parts
+  private session: Session | undefined = undefined
+  /** Handed out by the server, not handed over yet. */
+  private buffer: Array<RabbitDelivery> = []
+  /** Handed over and not settled. */
+  private held = 0
+  private credit: number
+  private taking: (() => void) | undefined = undefined
+  private onSessionEnd: () => void = () => {}
+  /** Why nothing more can be taken, for good. */
+  private over: BrokerError | undefined = undefined
+  /** Copies that are not confirmed yet. */
+  private retrying = 0
+  private onRetried: () => void = () => {}
+  private readonly lostDeliveries: Queue.Queue<ReadonlyArray<Delivery>, Cause.Done>
+  readonly lost: Stream.Stream<ReadonlyArray<Delivery>>
+  private arrived = 0
+
+  constructor(options: SubscribeOptions, parts: Parts, lost: Queue.Queue<ReadonlyArray<Delivery>, Cause.Done>) {
+    this.options = options
+    this.parts = parts
+    this.credit = options.credit
+    this.lostDeliveries = lost
+    this.lost = Stream.fromQueue(lost)
+  }
+
+  get isConsuming(): boolean {
+    return this.over === undefined && this.problem === undefined
+  }
+
+  private now(): number {
+    return Number(this.parts.clock.monotonicTimeNanosUnsafe()) / 1_000_000
+  }
+
+  private get about() {
+    return { operation: "take", topic: this.options.topic }
+  }
+
+  private get name(): string {
+    return `group "${this.options.group}" of topic "${this.options.topic}"`
+  }
+
+  /** Opens a channel and consumes. Interrupted, it is closed. */
+  readonly begin: Effect.Effect<void, BrokerError> = Effect.suspend(() =>
+    Effect.flatMap(this.parts.link.connected({ ...this.about, operation: "subscribe" }), (connection) =>
+      this.openSession(connection)
+    )
+  )
+
+  private openSession(connection: Connection): Effect.Effect<void, BrokerError> {
+    return Effect.tryPromise({
+      try: (signal) => this.consumeOn(connection, signal),
+      catch: (error) => errorOf({ ...this.about, operation: "subscribe" }, error)
+    })
+  }
+
+  private async consumeOn(connection: Connection, signal: AbortSignal): Promise<void> {
+    const { settings, topology } = this.parts
+    const { group, topic } = this.options
+    const channel = await connection.model.createChannel()
+    const queue = topology.queue({ topic, group })
+    const session = new Session(
+      channel,
+      queue.name,
+      {
+        onMessage: (session, message) => this.receive(session, message, settings.queueType === "quorum"),
+        onEnd: (session) => this.ended(session)
+      },
+      () => connection.reason
+    )
+    try {
+      await topology.declare(channel, topic, [group])
+      this.session = session
+      await session.setCredit(this.credit)
+    } catch (error) {
+      if (this.session === session) this.session = undefined
+      session.end(textOf(error))
+      throw error
+    }
+    if (signal.aborted) session.end("it was interrupted")
+  }
+
+  /** Keeps it consuming, for ever. */
+  readonly keep: Effect.Effect<never> = Effect.forever(
+    Effect.suspend(() =>
+      Effect.gen({ self: this }, function* () {
+        const reason = yield* this.sessionEnd
+        if (this.parts.link.closed) this.endWith(layerClosed(this.about))
+        if (this.over !== undefined) return yield* Effect.never
+        this.problem = unavailable(this.about, `consumption stopped (${reason}); it begins again by itself`)
+        yield* Effect.logWarning(`RabbitMQ: ${this.name} stopped consuming (${reason}); it begins again`)
+        yield* this.begin.pipe(
+          Effect.tapError((error) =>
+            Effect.sync(() => {
+              this.problem = error
+            })
+          ),
+          Effect.retry(untilConsuming),
+          // The schedule never ends.
+          Effect.orDie
+        )
+        this.problem = undefined
+        yield* Effect.logInfo(`RabbitMQ: ${this.name} consumes again`)
+      })
+    )
+  )
+
+  private readonly sessionEnd: Effect.Effect<string> = Effect.callback((resume) => {
+    const { session } = this
+    const look = () => {
+      if (session === undefined || !session.isOpen) resume(Effect.succeed(session?.reason ?? "it was closed"))
+    }
+    this.onSessionEnd = look
+    look()
+  })
+
+  private receive(session: Session, source: ConsumeMessage, quorum: boolean): void {
+    const { topic, group } = this.options
+    const { acknowledgementTimeout } = this.parts.settings
+    const message = messageOf(source, topic, () => `${topic}:${group}/${source.fields.consumerTag}/${++this.arrived}`)
+    // The server looks at times once a minute; it must not be the first.
+    const ends = this.now() + acknowledgementTimeout - Math.min(60_000, acknowledgementTimeout / 10)
+    const delivery = new RabbitDelivery(session, source, message, deliveriesOf(source, quorum), ends)
+    session.unsettled.set(source.fields.deliveryTag, delivery)
+    this.buffer.push(delivery)
+    this.wake()
+  }
+
+  private wake(): void {
+    if (this.available > 0 || this.over !== undefined) this.taking?.()
+  }
+
+  /** How many may be handed over now. */
+  private get available(): number {
+    return Math.min(this.buffer.length, this.credit - this.held)
+  }
+
+  /** Only the waiting is interruptible: what was picked is returned. */
+  take(max: number, maxBytes: number): Effect.Effect<ReadonlyArray<Delivery>, BrokerError> {
+    return Effect.uninterruptible(
+      Effect.suspend(() => {
+        if (this.over !== undefined) return Effect.fail(this.over)
+        if (this.available > 0) return Effect.succeed(this.pick(max, maxBytes))
+        return Effect.andThen(Effect.interruptible(this.change), this.take(max, maxBytes))
+      })
+    )
+  }
+
+  private readonly change: Effect.Effect<void> = Effect.callback((resume) => {
+    this.taking = () => resume(Effect.void)
+    this.wake()
+  })
+
+  private pick(max: number, maxBytes: number): ReadonlyArray<Delivery> {
+    const most = Math.min(max, this.available)
+    let bytes = 0
+    let count = 0
+    for (const delivery of this.buffer) {
+      if (count === most) break
+      bytes += delivery.message.body.byteLength
+      if (count > 0 && bytes > maxBytes) break
+      delivery.state = "held"
+      count++
+    }
+    this.held += count
+    return this.buffer.splice(0, count)
+  }
+
+  /**
+   * Nothing of this is confirmed by the protocol: `Unconfirmed`. A retry is noted, and not acknowledged before its copy is
+   * confirmed, however long that takes: what a server that takes no messages has to wait for is acknowledgements.
+   */
+  settle(settlements: ReadonlyArray<Settlement>): ReadonlyArray<Settled> {
+    const acknowledged: Array<RabbitDelivery> = []
+    const released: Array<RabbitDelivery> = []
+    for (const settlement of settlements) {
+      const { delivery } = settlement
+      if (!(delivery instanceof RabbitDelivery) || delivery.state !== "held") continue
+      if (settlement._tag === "Abandon") {
+        delivery.state = "abandoned"
+        continue
+      }
+      this.held--
+      if (!delivery.session.isOpen) delivery.state = "lost"
+      else if (settlement._tag === "Retry") {
+        delivery.state = "retrying"
+        this.retrying++
+        this.retry(delivery, settlement.envelope, settlement.delay, 0)
+      } else {
+        delivery.state = "settled"
+        const some = settlement._tag === "Acknowledge" ? acknowledged : released
+        some.push(delivery)
+      }
+    }
+    for (const [session, some] of Map.groupBy(acknowledged, sessionOf)) session.acknowledge(some)
+    for (const [session, some] of Map.groupBy(released, sessionOf)) session.release(some)
+    this.wake()
+    return settlements.map(({ delivery }) =>
+      delivery instanceof RabbitDelivery && delivery.state !== "lost" ? "Unconfirmed" : "Lost"
+    )
+  }
+
+  /** The decision stands: it is sent until the server has it, or has the original again. */
+  private retry(delivery: RabbitDelivery, envelope: Envelope, delay: number, failures: number): void {
+    if (delivery.state !== "retrying") return this.retryEnded()
+    this.parts.retry(delivery, envelope, delay, (answer) => {
+      if (answer._tag !== "Failed" || delivery.state !== "retrying") {
+        if (delivery.state === "retrying") delivery.session.acknowledge([delivery])
+        return this.retryEnded()
+      }
+      if (failures === 0) this.parts.log(`${this.name} cannot send a retry, and goes on trying`, answer.error)
+      const pause = Math.min(10_000, 50 * 2 ** Math.min(failures, 10))
+      setTimeout(() => this.retry(delivery, envelope, delay, failures + 1), pause)
+    })
+  }
+
+  private retryEnded(): void {
+    this.retrying--
+    this.onRetried()
+  }
+
+  setCredit(credit: number): void {
+    this.credit = credit
+    const { session } = this
+    // Without an answer: what the server still hands out is not handed over.
+    session?.setCredit(credit).then(
+      () => {
+        if (this.credit === 0) this.giveBackBuffer()
+      },
+      (error) => session.end(textOf(error))
+    )
+    this.wake()
+  }
+
+  /** Others can have what is not wanted here. */
+  private giveBackBuffer(): void {
+    const buffer = this.buffer
+    this.buffer = []
+    this.session?.release(buffer)
+  }
+
+  /** Its deliveries are back at the server. */
+  private ended(session: Session): void {
+    const lost: Array<Delivery> = []
+    for (const delivery of session.unsettled.values()) {
+      if (isHandedOver(delivery)) lost.push(delivery)
+      delivery.state = "lost"
+    }
+    this.held -= lost.length
+    session.unsettled.clear()
+    this.buffer = this.buffer.filter((delivery) => delivery.session !== session)
+    if (lost.length > 0) Queue.offerUnsafe(this.lostDeliveries, lost)
+    if (this.session === session) this.onSessionEnd()
+  }
+
+  /** Gives up what the server would soon take away with everything else on its channel. */
+  readonly expire: Effect.Effect<void> = Effect.sync(() => {
+    const { session } = this
+    if (session === undefined) return
+    const now = this.now()
+    const late: Array<RabbitDelivery> = []
+    for (const delivery of session.unsettled.values()) {
+      if (delivery.leaseEndsAt > now) break
+      late.push(delivery)
+    }
+    if (late.length === 0) return
+    const lost = late.filter(isHandedOver)
+    this.held -= lost.length
+    session.release(late)
+    for (const delivery of late) delivery.state = "lost"
+    this.buffer = this.buffer.filter(({ state }) => state === "buffered")
+    if (lost.length > 0) Queue.offerUnsafe(this.lostDeliveries, lost)
+    this.wake()
+  })
+
+  /** Nothing more can be taken: its group was removed. */
+  endWith(error: BrokerError): void {
+    this.over ??= error
+    this.wake()
+  }
+
+  /** Gives back what is unsettled, except for what is abandoned: that goes back with the connection. */
+  readonly close: Effect.Effect<void> = Effect.suspend(() => {
+    const { session } = this
+    this.over ??= rejected(this.about, "NoGroup", "the subscription is closed; subscribe anew")
+    this.credit = 0
+    return Effect.gen({ self: this }, function* () {
+      Queue.endUnsafe(this.lostDeliveries)
+      if (session === undefined || !session.isOpen) return
+      yield* Effect.timeoutOption(this.retried, "5 seconds")
+      const unsettled = [...session.unsettled.values()]
+      const kept = unsettled.filter(({ state }) => state === "abandoned")
+      const close =
+        kept.length === 0
+          ? Effect.promise(() => session.channel.close().catch(() => undefined))
+          : Effect.promise(async () => {
+              await session.setCredit(0).catch(() => undefined)
+              session.release([...session.unsettled.values()].filter(({ state }) => state !== "abandoned"))
+            })
+      yield* Effect.timeoutOption(close, "2 seconds")
+      for (const delivery of unsettled) if (delivery.state !== "abandoned") delivery.state = "lost"
+      session.reason ??= "the subscription is closed"
+    })
+  })
+
+  /** Waits until all copies are confirmed. */
+  private readonly retried: Effect.Effect<void> = Effect.callback((resume) => {
+    this.onRetried = () => {
+      if (this.retrying === 0) resume(Effect.void)
+    }
+    this.onRetried()
+  })
+}

@@ -1,0 +1,225 @@
+/**
+ * One channel with confirms, for one exchange: what goes wrong with that exchange goes wrong for its messages alone.
+ */
+import type { ConfirmChannel, Message, Options } from "amqplib"
+import type { BrokerError } from "../../../messaging/BrokerError.ts"
+import type { Published } from "../../../messaging/Driver.ts"
+import type { Connection } from "./Connection.ts"
+import type { About } from "./errors.ts"
+import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
+import type { Queue } from "./Topology.ts"
+import { idOf } from "./Wire.ts"
+
+/** One message on its way to the server. */
+export interface Item {
+  readonly about: About
+  readonly id: string
+  readonly exchange: string
+  readonly routingKey: string
+  readonly content: Buffer
+  readonly properties: Options.Publish
+  /** The queue that it goes to, where that is declared on first use. */
+  readonly queue: Queue | undefined
+  /** Told once; never where it was cancelled before it was sent. */
+  readonly done: (answer: Published) => void
+  /** When it was handed over, by the clock of the process. */
+  since: number
+  state: "waiting" | "sent" | "ended"
+  /** The server had no queue for it. */
+  returned: boolean
+  /** It came back once, and what was missing was declared. */
+  again: boolean
+}
+
+/** What a lane is a part of. */
+export interface Traffic {
+  /** Whether a message of so many bytes may be sent now. */
+  readonly hasRoom: (bytes: number) => boolean
+  readonly sent: (item: Item) => void
+  /** The server has answered for a message that was sent, or never will. */
+  readonly answered: (item: Item, answer: Published | "Returned") => void
+  /** Before the first message of a channel: declares what this process has declared of the exchange. */
+  readonly prepare: (channel: ConfirmChannel, exchange: string) => Promise<void>
+  /** There may be something to do. */
+  readonly wake: () => void
+}
+
+const confirmed: Published = { _tag: "Confirmed" }
+/** Most messages that one lane sends before others have their turn. */
+const atOnce = 64
+
+export class Lane {
+  private readonly exchange: string
+  private readonly traffic: Traffic
+  private waiting: Array<Item> = []
+  /** Those of `waiting` before this index are sent. */
+  private head = 0
+  /** Of those that wait, how many were given up. */
+  private gone = 0
+  private readonly unconfirmed = new Set<Item>()
+  private channel: ConfirmChannel | undefined = undefined
+  private opening = false
+
+  constructor(exchange: string, traffic: Traffic) {
+    this.exchange = exchange
+    this.traffic = traffic
+  }
+
+  get isEmpty(): boolean {
+    return this.head === this.waiting.length
+  }
+
+  /** How many wait to be sent. */
+  get size(): number {
+    return this.waiting.length - this.head - this.gone
+  }
+
+  add(item: Item): void {
+    this.waiting.push(item)
+  }
+
+  /** One that waits was given up: it is skipped, and many of them are not kept. */
+  cancelled(): void {
+    this.gone++
+    if (this.gone < atOnce || this.gone * 2 < this.waiting.length) return
+    this.keep(this.waiting.filter(({ state }) => state === "waiting"))
+  }
+
+  private keep(items: Array<Item>): void {
+    this.waiting = items
+    this.head = 0
+    this.gone = 0
+  }
+
+  /** Sends what there is room for, up to a turn's worth; answers whether it may go on at once. */
+  send(connection: Connection): boolean {
+    const { channel } = this
+    if (channel === undefined) {
+      if (!this.opening) void this.open(connection)
+      return false
+    }
+    for (let count = 0; count < atOnce; count++) {
+      const item = this.waiting[this.head]
+      if (item === undefined) break
+      if (item.state === "waiting") {
+        if (!this.traffic.hasRoom(item.content.byteLength)) return false
+        // The channel has ended meanwhile; it says so by itself.
+        if (!this.sendOne(channel, item)) return false
+      }
+      this.head++
+    }
+    if (this.isEmpty) this.keep([])
+    else if (this.head > 1024) this.keep(this.waiting.slice(this.head))
+    return !this.isEmpty
+  }
+
+  /** False where the channel is closed, so that nothing was sent. */
+  private sendOne(channel: ConfirmChannel, item: Item): boolean {
+    try {
+      channel.publish(item.exchange, item.routingKey, item.content, item.properties, (error: unknown) => {
+        if (error !== null) this.failed(channel, item, error)
+        else this.end(item, item.returned ? "Returned" : confirmed)
+      })
+    } catch (error) {
+      if (error instanceof Error && error.name === "IllegalOperationError") return false
+      // What the client cannot write: too much of an envelope, most likely.
+      const code = error instanceof RangeError ? "TooLarge" : "Refused"
+      const detail = `its envelope cannot be written: ${textOf(error)}; send smaller headers`
+      item.state = "ended"
+      item.done({ _tag: "Failed", error: rejected(item.about, code, detail, error) })
+      return true
+    }
+    item.state = "sent"
+    this.unconfirmed.add(item)
+    this.traffic.sent(item)
+    return true
+  }
+
+  private end(item: Item, answer: Published | "Returned"): void {
+    if (this.unconfirmed.delete(item)) this.traffic.answered(item, answer)
+  }
+
+  private failed(channel: ConfirmChannel, item: Item, error: unknown): void {
+    if (textOf(error) === "message nacked") {
+      const detail = "the server refused it: a queue is full, or could not store it"
+      return this.end(item, { _tag: "Failed", error: rejected(item.about, "Full", detail) })
+    }
+    // The channel was closed. Why, the connection says later in this turn of the event loop, if it is the cause.
+    if (this.channel === channel) this.channel = undefined
+  }
+
+  private async open(connection: Connection): Promise<void> {
+    this.opening = true
+    let channel: ConfirmChannel | undefined
+    let closedBy: unknown
+    try {
+      channel = await connection.model.createConfirmChannel()
+      const opened = channel
+      channel.on("error", (error) => {
+        closedBy = error
+      })
+      channel.on("handler-error", () => undefined)
+      channel.on("return", (message) => this.returned(message))
+      channel.on("close", () => {
+        if (this.channel === opened) this.channel = undefined
+        queueMicrotask(() => this.closed(connection, closedBy))
+      })
+      await this.traffic.prepare(channel, this.exchange)
+      if (connection.isOpen && closedBy === undefined) this.channel = channel
+    } catch (error) {
+      channel?.close().catch(() => undefined)
+      // Without a connection they wait for the next one.
+      if (connection.isOpen) this.failAll((about) => errorOf(about, closedBy ?? error))
+    } finally {
+      this.opening = false
+      this.traffic.wake()
+    }
+  }
+
+  /** Which of those sent under one id it is does not matter: each of them is the same message. */
+  private returned(message: Message): void {
+    const id = idOf(message)
+    for (const item of this.unconfirmed) {
+      if (item.id !== id || item.returned || item.routingKey !== message.fields.routingKey) continue
+      item.returned = true
+      return
+    }
+  }
+
+  /** What was sent and not confirmed has no answer any more. */
+  private closed(connection: Connection, error: unknown): void {
+    const reason = error === undefined ? (connection.reason ?? "the channel was closed") : textOf(error)
+    const all = [...this.unconfirmed]
+    const tooLarge = /message size (\d+) is larger than .*?max size (\d+)/.exec(reason)
+    for (const item of all) {
+      if (tooLarge !== null && item.content.byteLength === Number(tooLarge[1])) {
+        const detail = `the payload has ${tooLarge[1]} bytes, and this server takes ${tooLarge[2]}; set maxMessageBytes to that`
+        this.end(item, { _tag: "Failed", error: rejected(item.about, "TooLarge", detail) })
+        continue
+      }
+      // Alone it is the one that the server refused. Among others, each may have been taken before that one.
+      const certain = all.length === 1 && error !== undefined ? errorOf(item.about, error) : undefined
+      const detail = `${reason}; whether this message is there is not known`
+      this.end(item, {
+        _tag: "Failed",
+        error: certain?.reason._tag === "Rejected" ? certain : unavailable(item.about, detail, error)
+      })
+    }
+    this.traffic.wake()
+  }
+
+  /** Ends those that wait. */
+  failAll(error: (about: About) => BrokerError, which: (item: Item) => boolean = () => true): void {
+    const left: Array<Item> = []
+    for (const item of this.waiting.slice(this.head)) {
+      if (item.state !== "waiting") continue
+      if (!which(item)) {
+        left.push(item)
+        continue
+      }
+      item.state = "ended"
+      item.done({ _tag: "Failed", error: error(item.about) })
+    }
+    this.keep(left)
+  }
+}

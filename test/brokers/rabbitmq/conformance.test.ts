@@ -1,0 +1,66 @@
+/** The conformance suite against a real RabbitMQ: in calm, with faults, with outages, and with classic queues. */
+import { it } from "@effect/vitest"
+import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { RabbitMq } from "millrace/rabbitmq"
+import type { Fixture } from "millrace/testing"
+import { brokerConformance, FaultyBroker } from "millrace/testing"
+import { afterAll, beforeAll } from "vitest"
+import { describeWith } from "../services.ts"
+import { proxied } from "./support.ts"
+
+describeWith("rabbitmq", (rabbitmq) => {
+  const url = rabbitmq.urls.amqp
+  const scope = Scope.makeUnsafe()
+  let way: Effect.Success<ReturnType<typeof proxied>>
+  beforeAll(async () => {
+    way = await Effect.runPromise(Scope.provide(proxied(url), scope))
+  })
+  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+
+  const quorum: Fixture = {
+    layer: RabbitMq.layer({ url }),
+    abilities: { delay: "native", priority: "none", order: "none", replay: "none", browse: "none", results: "none" },
+    withoutGroup: "rejects",
+    lease: "none"
+  }
+  const classic: Fixture = {
+    ...quorum,
+    layer: RabbitMq.layer({ url, queueType: "classic", priorities: 5 }),
+    abilities: { ...quorum.abilities, priority: "native" }
+  }
+  const outages: Fixture = {
+    ...quorum,
+    restart: rabbitmq.restart(),
+    crash: Effect.andThen(Effect.scoped(rabbitmq.kill()), rabbitmq.start),
+    blackHole: {
+      layer: Layer.unwrap(Effect.sync(() => RabbitMq.layer({ url: way.url, heartbeat: "1 second" }))),
+      begin: Effect.suspend(() => way.proxy.stall()),
+      end: Effect.suspend(() => way.proxy.restore)
+    },
+    worker: {
+      file: new URL("worker.ts", import.meta.url),
+      env: { RABBITMQ_URL: url },
+      execArgv: ["--conditions=millrace-source"]
+    }
+  }
+  const faulty = FaultyBroker.make({
+    seed: "rabbitmq",
+    rates: {
+      all: { failBefore: 0.04, failAfter: 0.04, hangBefore: 0.01, hangAfter: 0.01, slow: 0.05, partial: 0.05 },
+      renew: { failBefore: 0.04, failAfter: 0.04, hangAfter: 0.01, slow: 0.05 }
+    },
+    hang: "50 millis",
+    slow: "5 millis"
+  })
+
+  const suite = (name: string, fixture: Fixture) => {
+    for (const { limit, run, skipped, title } of brokerConformance(fixture)) {
+      it.skipIf(skipped !== undefined)(`${name}: ${title}`, { timeout: limit + 1000 }, () =>
+        Effect.runPromise(Effect.provide(run, Logger.layer([])))
+      )
+    }
+  }
+  suite("quorum", outages)
+  suite("classic", classic)
+  suite("with faults", { ...quorum, layer: faulty.layer(quorum.layer), calm: false })
+})
