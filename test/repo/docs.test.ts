@@ -87,6 +87,8 @@ describe("examples in the documentation", () => {
       "src/pool/Background.ts",
       "src/registry/Registry.ts",
       "src/observe/TaskDump.ts",
+      "src/brokers/sqlite/SqliteClient.ts",
+      "docs/brokers/sqlite.md",
       "src/testing/everyInterruptionPoint.ts"
     ]) {
       assert.isTrue(
