@@ -19,7 +19,7 @@ export const renewLeases = (engine: ConsumerEngine): Effect.Effect<never> => {
   const margin = engine.settings.lease / 12
   const renew = Effect.suspend(() => {
     const held = leased(engine)
-    if (held.length === 0) return Effect.void
+    if (held.length === 0) return engine.works("renew leases")
     return Effect.suspend(() => engine.subscription.renew(held.map(({ delivery }) => delivery))).pipe(
       // An answer that never comes must not keep the others from being given up in time.
       Effect.timeoutOption(period),
