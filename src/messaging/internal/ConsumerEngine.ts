@@ -46,6 +46,10 @@ export class ConsumerEngine {
   paused = false
   /** Takes begun so far. */
   takes = 0
+  /** Open when leases are to be looked at again. */
+  readonly leases = Latch.makeUnsafe(false)
+  /** When leases will be looked at in any case. */
+  leasesSeenTo = Number.POSITIVE_INFINITY
   /** Whether a take waits for the broker. */
   taking = false
   /** Replaced when the consumer subscribes anew. */
@@ -114,6 +118,8 @@ export class ConsumerEngine {
       const held = new Held(delivery, lane)
       this.held.set(delivery, held)
       this.books.enter(held)
+      // Not every message comes with its whole lease.
+      if (held.renewAt(this.settings.lease) < this.leasesSeenTo) this.leases.openUnsafe()
       if (!inOrder || this.phase !== "open") this.giveBack(held)
       else runnable.push(held)
     }
@@ -139,8 +145,17 @@ export class ConsumerEngine {
         const crashed = this.crashed(held)
         if (crashed !== undefined) return this.conclude(held, crashed, restore)
         return Effect.flatMap(
-          Effect.exit(restore(attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout))),
-          (exit) => this.conclude(held, attemptOf(exit), restore)
+          Effect.exit(
+            restore(
+              attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout, (handler) => {
+                held.fiber = handler
+              })
+            )
+          ),
+          (exit) => {
+            held.fiber = fiber
+            return this.conclude(held, attemptOf(exit), restore)
+          }
         )
       })
     )

@@ -26,7 +26,7 @@ import { Connection, subscribe } from "./Connection.ts"
 import { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { startEach } from "./Intake.ts"
-import { renewLeases } from "./Leases.ts"
+import { keepLeases } from "./Leases.ts"
 import { StallWatch } from "./StallWatch.ts"
 import type { Decisions } from "./Verdict.ts"
 
@@ -76,7 +76,7 @@ class Running {
         Deferred.doneUnsafe(stop, Exit.void)
       }
       yield* Effect.forkIn(engine.settler.run, fibers)
-      yield* Effect.forkIn(renewLeases(engine), fibers)
+      yield* Effect.forkIn(keepLeases(engine), fibers)
       yield* Effect.forkIn(this.stallWatch.run, fibers)
       // Detached: closing ends the fibers above, and must not end itself.
       yield* Effect.forkIn(
