@@ -8,6 +8,7 @@ import type * as Fiber from "effect/Fiber"
 import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import type { Envelope } from "../Envelope.ts"
+import { inOwnFiber } from "./Attempts.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { Held } from "./Held.ts"
 import type { Attempt } from "./Verdict.ts"
@@ -101,6 +102,7 @@ export class Batches {
           }
           if (readable.length > 0) {
             const attemptAt = yield* this.runBatch(readable, restore)
+            for (const { held } of readable) held.fiber = fiber
             ended.push(...readable.map(({ held }, i) => ({ held, attempt: attemptAt(i) })))
           }
           // First what is soon done: a dead letter may have to be written again and again.
@@ -125,6 +127,9 @@ export class Batches {
   /** Runs the handler; answers how the attempt at each message ended. */
   private runBatch(readable: ReadonlyArray<Readable>, restore: Restore): Effect.Effect<(index: number) => Attempt> {
     const { timeout } = this.engine.settings
+    const runsIn = (fiber: Fiber.Fiber<unknown, unknown>) => {
+      for (const { held } of readable) held.fiber = fiber
+    }
     const items = readable.map(({ held, value }) => ({ value, message: held.envelope }))
     const handled = Effect.map(
       Effect.exit(Effect.scoped(Effect.suspend(() => this.handle(items)))),
@@ -134,7 +139,7 @@ export class Batches {
     const timed =
       timeout === undefined
         ? handled
-        : Effect.timeoutOrElse(handled, {
+        : Effect.timeoutOrElse(inOwnFiber(handled, runsIn), {
             duration: timeout,
             orElse: () => Effect.succeed((): Attempt => ({ _tag: "TimedOut" }))
           })
