@@ -16,6 +16,11 @@ export interface ConsumerOptions {
   readonly concurrency?: number | undefined
   /** Most messages held, running ones included. Default: twice the concurrency, at least 64. */
   readonly prefetch?: number | undefined
+  /**
+   * With `order: "key"`: most messages of one key held, so that one slow key does not hold up the others. Default: an eighth of
+   * `prefetch`.
+   */
+  readonly prefetchPerKey?: number | undefined
   /** No more are taken while this many bytes of payload are held. Default 16 MiB. */
   readonly prefetchBytes?: number | undefined
   /** Attempts after which a message becomes a dead letter, whatever its schedule says. Default 20. */

@@ -12,6 +12,7 @@ export interface ConsumerSettings {
   readonly group: string
   readonly concurrency: number
   readonly prefetch: number
+  readonly prefetchPerKey: number
   readonly prefetchBytes: number
   readonly maxAttempts: number
   readonly maxDeliveries: number
@@ -71,10 +72,12 @@ export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSetting
   if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${String(order)}`)
   const isReplay = replay === undefined || replay === "earliest" || replay instanceof Date
   if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${String(replay)}`)
+  const prefetch = whole("prefetch", 1, "messages held, running ones included", least)
   const settings: ConsumerSettings = {
     group,
     concurrency,
-    prefetch: whole("prefetch", 1, "messages held, running ones included", least),
+    prefetch,
+    prefetchPerKey: whole("prefetchPerKey", 1, "messages of one key held", Math.ceil(prefetch / 8)),
     prefetchBytes: whole("prefetchBytes", 1, "bytes of payload held", 16 * 1024 * 1024),
     maxAttempts,
     maxDeliveries: whole(

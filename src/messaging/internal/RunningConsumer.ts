@@ -50,8 +50,8 @@ const subscribe = ({ driver, settings, work }: Parts): Effect.Effect<Subscribed,
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const { topic, group } = work
-      const { lease, order, prefetch, replay } = settings
-      const options = { topic, group, credit: prefetch, lease, order, replay }
+      const { lease, order, prefetch, prefetchPerKey, replay } = settings
+      const options = { topic, group, credit: prefetch, perKey: prefetchPerKey, lease, order, replay }
       const subscription = yield* restore(Scope.provide(driver.subscribe(options), scope)).pipe(
         Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
       )
