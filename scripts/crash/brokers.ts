@@ -5,13 +5,18 @@ import { join } from "node:path"
 import { Effect, type Layer, Stream } from "effect"
 import type { Broker } from "millrace"
 import { DeadLetters } from "millrace"
+import { RabbitMq } from "millrace/rabbitmq"
 import { Sqlite } from "millrace/sqlite"
+import { read } from "../services/state.ts"
 import type { Letter } from "./history.ts"
+import { clear, readLetters } from "./rabbitmq.ts"
 import { Steps } from "./scenario.ts"
 
 type Orderly = Broker.Broker<"order">
 
 interface Checked {
+  /** Removes what an earlier check has left behind. */
+  readonly prepare?: () => Promise<void>
   /** A broker without order is typed as one with it, and not asked for it. */
   readonly layer: (folder: string) => Layer.Layer<Orderly, Broker.BrokerError>
   readonly ordered: boolean
@@ -27,8 +32,22 @@ const browse = (layer: Layer.Layer<Broker.Broker<"browse">, Broker.BrokerError>)
     Effect.runPromise
   )
 
+/** `npm run services -- up rabbitmq` notes where it is. */
+const rabbitmq = (): string => {
+  const url = read().rabbitmq?.urls.amqp
+  if (url === undefined) throw new Error("there is no RabbitMQ; `npm run services -- up rabbitmq` starts one")
+  return url
+}
+
 export const brokers: Readonly<Record<string, Checked>> = {
-  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) }
+  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) },
+  rabbitmq: {
+    prepare: () => clear(rabbitmq()),
+    // It is not asked for order.
+    layer: () => RabbitMq.layer({ url: rabbitmq() }) as unknown as Layer.Layer<Orderly, Broker.BrokerError>,
+    ordered: false,
+    deadLetters: () => readLetters(rabbitmq())
+  }
 }
 
 export const layerOf = (broker: string, folder: string): Layer.Layer<Orderly, Broker.BrokerError> => {
