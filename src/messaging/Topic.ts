@@ -119,8 +119,8 @@ export interface Topic<in out A, out B extends string = "default", out R = never
     options?: PublishAllOptions<A>
   ) => Effect.Effect<ReadonlyArray<Receipt>, BrokerError | EncodeError | PublishIncomplete, R | Broker<never, B>>
   /**
-   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once. Call it at
-   * the start of a program whose first publish is inside a transaction, where some brokers can create nothing.
+   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once; a program
+   * may do it as it starts, to hear of what is wrong before the first message.
    */
   readonly declare: Effect.Effect<void, BrokerError, Broker<never, B>>
   /** The payload of a message in the current version. */

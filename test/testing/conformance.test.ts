@@ -23,7 +23,7 @@ const memory = (): Fixture => ({
     browse: "native",
     results: "none"
   },
-  lease: 200
+  lease: 600
 })
 
 conformance("memory", memory())
