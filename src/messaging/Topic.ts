@@ -47,6 +47,7 @@ import { named } from "./Broker.ts"
 import { BrokerError, Rejected } from "./BrokerError.ts"
 import type { Driver, OutgoingMessage, Published, RawMessage } from "./Driver.ts"
 import type { Envelope } from "./Envelope.ts"
+import { publishEach, publishOne } from "./internal/answers.ts"
 import { makeCodec } from "./internal/Codec.ts"
 import { declareOnce } from "./internal/declareOnce.ts"
 import { invalidHeader } from "./internal/headers.ts"
@@ -239,10 +240,10 @@ export const make = <
   ) =>
     withDriver((driver) =>
       Effect.flatMap(outgoing(value, driver, given), (message) =>
-        Effect.flatMap(driver.publish([message]), ([answer]) => {
-          if (answer?._tag === "Failed") return Effect.fail(answer.error)
-          return Effect.succeed({ id: message.envelope.id, duplicate: answer?._tag === "Duplicate" })
-        })
+        Effect.map(publishOne(driver, message), ({ _tag }) => ({
+          id: message.envelope.id,
+          duplicate: _tag === "Duplicate"
+        }))
       )
     )
 
@@ -263,7 +264,7 @@ export const make = <
         (messages) =>
           messages.length === 0
             ? Effect.succeed([])
-            : Effect.flatMap(driver.publish(messages), (answers) => receipts(name, messages, answers))
+            : Effect.flatMap(publishEach(driver, messages), (answers) => receipts(name, messages, answers))
       )
     )
 

@@ -121,6 +121,8 @@ describe("publishAll", () => {
 })
 
 describe("publishing fails", () => {
+  let calls = 0
+
   it.effect("with EncodeError where the payload does not match the schema, and nothing is sent", () =>
     onMemory(
       Effect.gen(function* () {
@@ -180,6 +182,15 @@ describe("publishing fails", () => {
       )
       assert.include(error.message, "1 of 2 messages")
     }).pipe(Effect.provide(failing(Effect.succeed([{ _tag: "Confirmed" }, { _tag: "Failed", error: unavailable }]))))
+  )
+
+  it.effect("where the driver answers nothing about a message, for nobody knows whether it is there", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(publish(1))
+      assert.strictEqual(error._tag === "BrokerError" && error.reason._tag, "Unavailable")
+      const all = yield* Effect.flip(Numbers.publishAll([{ n: 1 }, { n: 2 }]))
+      assert.strictEqual(all._tag === "PublishIncomplete" && all.failed.length, 1)
+    }).pipe(Effect.provide(failing(Effect.sync(() => (calls++ === 0 ? [] : [{ _tag: "Confirmed" }])))))
   )
 
   it.effect("as a defect where the topic itself is wrong", () =>

@@ -7,7 +7,7 @@ import { join } from "node:path"
 import { createServer } from "node:tls"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Layer, Redacted } from "effect"
-import { BrokerError } from "millrace/Broker"
+import type { BrokerError } from "millrace/Broker"
 import { RabbitMq } from "millrace/rabbitmq"
 import { describeWith } from "../services.ts"
 import { driver } from "../support.ts"
@@ -49,15 +49,14 @@ describe("the options of RabbitMQ", () => {
 describeWith("rabbitmq", (rabbitmq) => {
   const url = rabbitmq.urls.amqp
 
-  it.live("a wrong password or virtual host is Denied", () =>
+  it.live("a wrong password is Denied; a virtual host that is not there is said", () =>
     Effect.gen(function* () {
       const password = new URL(url)
       password.password = "wrong"
-      for (const wrong of [password.href, `${url}/nowhere`]) {
-        const error = yield* buildError(RabbitMq.layer({ url: wrong }))
-        assert.instanceOf(error, BrokerError)
-        assert.deepInclude(error.reason, { _tag: "Rejected", code: "Denied" }, error.message)
-      }
+      const denied = yield* buildError(RabbitMq.layer({ url: password.href }))
+      assert.deepInclude(denied.reason, { _tag: "Rejected", code: "Denied" }, denied.message)
+      const refused = yield* buildError(RabbitMq.layer({ url: `${url}/nowhere` }))
+      assert.include(refused.message, "refused the virtual host")
     })
   )
 

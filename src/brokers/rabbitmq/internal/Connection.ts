@@ -134,7 +134,11 @@ const openOne = (
 
 /** The error with the address in its text, and never with the password. */
 const describe = (error: unknown, host: string): unknown => {
-  const text = error instanceof AggregateError ? error.errors.map(textOf).join(", ") : textOf(error)
+  const said = error instanceof AggregateError ? error.errors.map(textOf).join(", ") : textOf(error)
+  // The client does not tell why.
+  const text = said.startsWith("Expected ConnectionOpenOk")
+    ? "the server refused the virtual host; does it exist, is it up, and may this user use it?"
+    : said
   const described = new Error(`cannot connect to ${host}: ${text}`, { cause: error })
   return Object.assign(described, { code: replyCode(error) })
 }
