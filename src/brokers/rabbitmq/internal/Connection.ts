@@ -4,7 +4,7 @@ import type { Channel, ChannelModel } from "amqplib"
 import { connect } from "amqplib"
 import * as Effect from "effect/Effect"
 import type { BrokerError } from "../../../messaging/BrokerError.ts"
-import { errorOf, textOf } from "./errors.ts"
+import { errorOf, replyCode, textOf } from "./errors.ts"
 import type { Settings } from "./Settings.ts"
 
 /** Milliseconds in which a closed connection says its last. */
@@ -134,10 +134,13 @@ const openOne = (
 
 /** The error with the address in its text, and never with the password. */
 const describe = (error: unknown, host: string): unknown => {
-  const text = error instanceof AggregateError ? error.errors.map(textOf).join(", ") : textOf(error)
-  return Object.assign(new Error(`cannot connect to ${host}: ${text}`, { cause: error }), {
-    code: /(\d{3}) \([A-Z-]+\)/.exec(error instanceof Error ? error.message : "")?.[1]
-  })
+  const said = error instanceof AggregateError ? error.errors.map(textOf).join(", ") : textOf(error)
+  // The client does not tell why.
+  const text = said.startsWith("Expected ConnectionOpenOk")
+    ? "the server refused the virtual host; does it exist, is it up, and may this user use it?"
+    : said
+  const described = new Error(`cannot connect to ${host}: ${text}`, { cause: error })
+  return Object.assign(described, { code: replyCode(error) })
 }
 
 /** Opens a channel, and closes it when the work is done. */
