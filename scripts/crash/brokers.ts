@@ -5,7 +5,9 @@ import { join } from "node:path"
 import { Effect, type Layer, Stream } from "effect"
 import type { Broker } from "millrace"
 import { DeadLetters } from "millrace"
+import { Kafka } from "millrace/kafka"
 import { Sqlite } from "millrace/sqlite"
+import { urlOf } from "../services/state.ts"
 import type { Letter } from "./history.ts"
 import { Steps } from "./scenario.ts"
 
@@ -27,8 +29,13 @@ const browse = (layer: Layer.Layer<Broker.Broker<"browse">, Broker.BrokerError>)
     Effect.runPromise
   )
 
+/** Servers are those of `npm run services`, where they are up. */
+const kafka = () =>
+  Kafka.layer({ brokers: [urlOf("kafka", "bootstrap")], createTopics: { partitions: 4, replication: 1 } })
+
 export const brokers: Readonly<Record<string, Checked>> = {
-  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) }
+  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) },
+  kafka: { layer: kafka, ordered: true, deadLetters: () => browse(kafka()) }
 }
 
 export const layerOf = (broker: string, folder: string): Layer.Layer<Orderly, Broker.BrokerError> => {

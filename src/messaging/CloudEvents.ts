@@ -113,8 +113,11 @@ const writeTime = (millis: number): string => {
   return new Date(within).toISOString()
 }
 
+/** JavaScript takes much else for a date too, such as "-3". */
+const rfc3339 = /^[+-]?\d{4,6}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d/
+
 const readTime = (value: string | undefined): number | undefined => {
-  if (value === undefined) return undefined
+  if (value === undefined || !rfc3339.test(value)) return undefined
   const millis = Date.parse(value)
   return Number.isNaN(millis) ? undefined : millis
 }

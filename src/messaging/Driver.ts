@@ -94,6 +94,11 @@ export interface SubscribeOptions extends Group {
    * or held by this subscription. Order among what this subscription holds is kept above.
    */
   readonly order: "key" | "none"
+  /**
+   * With `order: "key"`: most deliveries of one key held, so that one slow key does not take the whole credit and others flow.
+   * Left out: no bound of its own.
+   */
+  readonly perKey?: number | undefined
   /** Where a group that does not exist yet begins; only with ability `replay`. Default: with what is published from now on. */
   readonly replay?: "earliest" | Date | undefined
 }

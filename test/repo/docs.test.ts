@@ -99,6 +99,7 @@ describe("examples in the documentation", () => {
       "src/observe/TaskDump.ts",
       "src/testing/everyInterruptionPoint.ts",
       "src/testing/FaultyBroker.ts",
+      "src/testing/conformance/brokerConformance.ts",
       "src/brokers/memory/Memory.ts",
       "src/testing/TcpProxy.ts"
     ]) {

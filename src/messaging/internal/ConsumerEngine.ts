@@ -14,6 +14,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
+import type { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
@@ -56,6 +57,7 @@ export class ConsumerEngine {
   readonly driver: Driver
   readonly pool: WorkerPool
   readonly clock: Clock.Clock
+  private readonly registry: Registry
   private readonly decisions: Decisions
 
   constructor(options: {
@@ -65,6 +67,7 @@ export class ConsumerEngine {
     readonly driver: Driver
     readonly pool: WorkerPool
     readonly clock: Clock.Clock
+    readonly registry: Registry
     readonly subscription: Subscription
   }) {
     this.work = options.work
@@ -73,6 +76,7 @@ export class ConsumerEngine {
     this.driver = options.driver
     this.pool = options.pool
     this.clock = options.clock
+    this.registry = options.registry
     this.subscription = options.subscription
     this.settler = new Settler(
       () => this.subscription,
@@ -119,7 +123,9 @@ export class ConsumerEngine {
 
   /** Hands a delivery to the pool. */
   start(held: Held): Effect.Effect<void> {
-    const options = held.lane === undefined ? undefined : { key: held.lane.key }
+    const key = held.lane?.key
+    // A name costs something, and is read by those who watch.
+    const options = this.registry.watched ? { name: held.envelope.id, key } : key === undefined ? undefined : { key }
     return Effect.match(this.pool.submit(this.process(held), options), {
       onFailure: () => this.giveBack(held),
       onSuccess: (handle) => {
@@ -216,7 +222,14 @@ export class ConsumerEngine {
       Effect.tapError((error) => this.trouble("write a dead letter", error)),
       Effect.retry(untilItWorks)
     )
-    return Effect.map(Effect.exit(restore(write)), (exit) => {
+    const { onDeadLetter } = this.decisions
+    const tell =
+      onDeadLetter === undefined
+        ? Effect.void
+        : Effect.suspend(() => onDeadLetter(verdict.envelope)).pipe(
+            Effect.catchCause((cause) => Effect.logError(`onDeadLetter of consumer ${this.name} failed`, cause))
+          )
+    return Effect.map(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
       if (held.lost !== undefined) this.endLost(held)
       else if (Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")

@@ -2,17 +2,17 @@
  * The options of a consumer, checked, with their defaults filled in; times in milliseconds.
  */
 import * as Effect from "effect/Effect"
-import * as Schedule from "effect/Schedule"
 import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
-import { retry } from "../Decision.ts"
+import { backoff, retry } from "../Decision.ts"
 
 export interface ConsumerSettings {
   readonly group: string
   readonly concurrency: number
   readonly prefetch: number
+  readonly prefetchPerKey: number
   readonly prefetchBytes: number
   readonly maxAttempts: number
   readonly maxDeliveries: number
@@ -31,9 +31,7 @@ export interface ConsumerSettings {
 }
 
 /** What is done with a defect or a timeout where nothing else is said. */
-export const retryWithBackoff: Decision = retry(
-  Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("5 minutes")])
-)
+export const retryWithBackoff: Decision = retry(backoff("1 second", "5 minutes"))
 
 type Unchecked = ConsumerOptions & AbilityOptions<unknown, unknown> & Partial<BatchOptions>
 
@@ -74,10 +72,12 @@ export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSetting
   if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${String(order)}`)
   const isReplay = replay === undefined || replay === "earliest" || replay instanceof Date
   if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${String(replay)}`)
+  const prefetch = whole("prefetch", 1, "messages held, running ones included", least)
   const settings: ConsumerSettings = {
     group,
     concurrency,
-    prefetch: whole("prefetch", 1, "messages held, running ones included", least),
+    prefetch,
+    prefetchPerKey: whole("prefetchPerKey", 1, "messages of one key held", Math.ceil(prefetch / 8)),
     prefetchBytes: whole("prefetchBytes", 1, "bytes of payload held", 16 * 1024 * 1024),
     maxAttempts,
     maxDeliveries: whole(

@@ -10,6 +10,7 @@ import * as Scope from "effect/Scope"
 import { toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import { open } from "../../pool/WorkerPool.ts"
+import { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { ConsumerHealth, RunningConsumer } from "../ConsumerHealth.ts"
 import { ConsumerStopped } from "../ConsumerHealth.ts"
@@ -49,8 +50,8 @@ const subscribe = ({ driver, settings, work }: Parts): Effect.Effect<Subscribed,
     Effect.gen(function* () {
       const scope = yield* Scope.make()
       const { topic, group } = work
-      const { lease, order, prefetch, replay } = settings
-      const options = { topic, group, credit: prefetch, lease, order, replay }
+      const { lease, order, prefetch, prefetchPerKey, replay } = settings
+      const options = { topic, group, credit: prefetch, perKey: prefetchPerKey, lease, order, replay }
       const subscription = yield* restore(Scope.provide(driver.subscribe(options), scope)).pipe(
         Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
       )
@@ -314,8 +315,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
       })
       const subscribed = yield* restore(subscribe(parts))
       const clock = yield* Clock.Clock
+      const registry = yield* Registry
       const { subscription } = subscribed
-      const engine = new ConsumerEngine({ ...parts, pool, clock, subscription })
+      const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
       const running = new Running(parts, engine, subscribed)
       yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
       yield* running.begin

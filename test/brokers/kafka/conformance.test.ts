@@ -1,10 +1,10 @@
 /** The conformance suite against a real Kafka: in calm, with faults, and with outages. */
-import { it } from "@effect/vitest"
-import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { Effect, Exit, Layer, Scope } from "effect"
 import { Kafka } from "millrace/kafka"
 import type { Fixture } from "millrace/testing"
-import { brokerConformance, FaultyBroker } from "millrace/testing"
+import { FaultyBroker } from "millrace/testing"
 import { afterAll, beforeAll } from "vitest"
+import { conformance } from "../conformance.ts"
 import { describeWith } from "../services.ts"
 import { proxied } from "./support.ts"
 
@@ -55,13 +55,6 @@ describeWith("kafka", (kafka) => {
     slow: "5 millis"
   })
 
-  const suite = (name: string, fixture: Fixture) => {
-    for (const { limit, run, skipped, title } of brokerConformance(fixture)) {
-      it.skipIf(skipped !== undefined)(`${name}: ${title}`, { timeout: limit + 1000 }, () =>
-        Effect.runPromise(Effect.provide(run, Logger.layer([])))
-      )
-    }
-  }
-  suite("plain", outages)
-  suite("with faults", { ...plain, layer: faulty.layer(plain.layer), calm: false })
+  conformance("plain", outages)
+  conformance("with faults", { ...plain, layer: faulty.layer(plain.layer), calm: false })
 })

@@ -60,6 +60,23 @@ describe("publishing inside sql.withTransaction", () => {
     })
   )
 
+  it.live("what a transaction has learned is forgotten with it", () =>
+    Effect.gen(function* () {
+      const { driver, sql } = yield* open()
+      const publishTwice = Effect.andThen(
+        driver.publish([message("new", "gone")]),
+        driver.publish([message("new", "gone")])
+      )
+      yield* Effect.ignore(sql.withTransaction(Effect.andThen(publishTwice, Effect.fail("rolled back"))))
+      // As many changes to the topics as were rolled back.
+      yield* driver.declare({ topic: "other", groups: [] })
+      yield* driver.declare({ topic: "other", groups: ["g"] })
+      yield* sql.withTransaction(driver.publish([message("new", "kept")]))
+      const subscription = yield* subscribe(driver, { topic: "new" })
+      assert.deepStrictEqual((yield* consume(subscription, 1)).map(textOf), ["kept"])
+    })
+  )
+
   it.live("leaves nothing of itself where it fails, and the transaction can go on", () =>
     Effect.gen(function* () {
       const { driver, sql } = yield* open()

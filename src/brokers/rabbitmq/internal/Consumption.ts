@@ -15,6 +15,7 @@ import type { Envelope } from "../../../messaging/Envelope.ts"
 import type { Connection } from "./Connection.ts"
 import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
 import type { Link } from "./Link.ts"
+import { layerClosed } from "./Link.ts"
 import { RabbitDelivery, Session } from "./Session.ts"
 import type { Settings } from "./Settings.ts"
 import type { Topology } from "./Topology.ts"
@@ -75,6 +76,10 @@ export class Consumption {
     this.lost = Stream.fromQueue(lost)
   }
 
+  get isConsuming(): boolean {
+    return this.over === undefined && this.problem === undefined
+  }
+
   private now(): number {
     return Number(this.parts.clock.monotonicTimeNanosUnsafe()) / 1_000_000
   }
@@ -89,7 +94,7 @@ export class Consumption {
 
   /** Opens a channel and consumes. Interrupted, it is closed. */
   readonly begin: Effect.Effect<void, BrokerError> = Effect.suspend(() =>
-    Effect.flatMap(this.parts.link.connectedInTime({ ...this.about, operation: "subscribe" }), (connection) =>
+    Effect.flatMap(this.parts.link.connected({ ...this.about, operation: "subscribe" }), (connection) =>
       this.openSession(connection)
     )
   )
@@ -132,10 +137,11 @@ export class Consumption {
     Effect.suspend(() =>
       Effect.gen({ self: this }, function* () {
         const reason = yield* this.sessionEnd
+        if (this.parts.link.closed) this.endWith(layerClosed(this.about))
         if (this.over !== undefined) return yield* Effect.never
         this.problem = unavailable(this.about, `consumption stopped (${reason}); it begins again by itself`)
         yield* Effect.logWarning(`RabbitMQ: ${this.name} stopped consuming (${reason}); it begins again`)
-        yield* Effect.flatMap(this.parts.link.connected, (connection) => this.openSession(connection)).pipe(
+        yield* this.begin.pipe(
           Effect.tapError((error) =>
             Effect.sync(() => {
               this.problem = error

@@ -8,9 +8,7 @@ import { statSync } from "node:fs"
 import { resolve } from "node:path"
 import type { SQLInputValue, StatementSync } from "node:sqlite"
 import { DatabaseSync } from "node:sqlite"
-
-/** What a commit survives: `FULL` a power loss, `NORMAL` the death of the process. */
-export type Synchronous = "FULL" | "NORMAL"
+import type { Synchronous } from "./Options.ts"
 
 /** A prepared statement; its rows are arrays, typed by who wrote the SQL beside the type. */
 export class Statement<Row extends ReadonlyArray<unknown>> {

@@ -151,7 +151,8 @@ export class Pump {
     )
   }
 
-  private refusal(about: About): BrokerError | undefined {
+  /** Why nothing can be asked any more, if so. */
+  refusal(about: About): BrokerError | undefined {
     return this.closing ? unavailable(about, `The broker on ${this.filename} is closed.`) : undefined
   }
 
