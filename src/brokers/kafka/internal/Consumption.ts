@@ -35,8 +35,10 @@ export type SendCopy = (
 
 /** How long closing waits for the last progress to be written. */
 const lastCommit = 5_000
-/** Bytes of a partition that are read ahead. */
-const aheadBytes = 1024 * 1024
+/** Bytes of a partition that are read ahead, */
+const mostAheadBytes = 1024 * 1024
+/** and those that wait for their time or for an earlier one of their key beside. */
+const mostBytes = 16 * 1024 * 1024
 
 export class Consumption {
   readonly options: SubscribeOptions
@@ -245,8 +247,12 @@ export class Consumption {
     const ahead = Math.max(500, this.credit)
     const { maxUncommitted } = this.cluster.settings
     return [...this.partitions.values()].filter(
-      ({ bytes, revoking, size, waiting }) =>
-        !revoking && bytes < aheadBytes && size < maxUncommitted && (waiting < ahead || size === waiting)
+      (one) =>
+        !one.revoking &&
+        one.ahead < ahead &&
+        one.aheadBytes < mostAheadBytes &&
+        one.bytes < mostBytes &&
+        one.size < maxUncommitted
     )
   }
 
@@ -290,16 +296,18 @@ export class Consumption {
   /** Waits until there may be something that was not there. */
   private readonly changed: Effect.Effect<void> = Effect.callback((resume) => {
     let next = Number.POSITIVE_INFINITY
-    for (const { nextDue, revoking } of this.partitions.values()) if (!revoking) next = Math.min(next, nextDue)
-    const now = Date.now()
+    // Without credit it is a settlement that it waits for.
+    if (this.held < this.credit) {
+      for (const { nextDue, revoking } of this.partitions.values()) if (!revoking) next = Math.min(next, nextDue)
+    }
     const done = () => {
       clearTimeout(timer)
       this.waiters.delete(done)
       resume(Effect.void)
     }
-    // What is due already waits for credit, which comes with a settlement.
-    const timer =
-      next > now && next < Number.POSITIVE_INFINITY ? setTimeout(done, Math.min(next - now, 2 ** 30)) : undefined
+    // It may have become due since it was looked at.
+    const after = Math.min(Math.max(1, next - Date.now()), 2 ** 30)
+    const timer = next === Number.POSITIVE_INFINITY ? undefined : setTimeout(done, after)
     this.waiters.add(done)
     return Effect.sync(() => {
       clearTimeout(timer)

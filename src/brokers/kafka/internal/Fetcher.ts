@@ -145,7 +145,7 @@ export class Fetcher {
     }
     const { position, records } = recordsOf(read)
     if (position !== undefined) {
-      partition.add(records, position)
+      partition.add(records, position, this.cluster.settings.maxUncommitted)
       this.onRead()
     }
     return true

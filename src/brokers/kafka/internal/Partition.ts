@@ -105,7 +105,10 @@ export class Partition {
   held = 0
   /** Not handed over. */
   waiting = 0
+  /** Of those not handed over. */
   bytes = 0
+  /** Of those that nobody has looked at. */
+  aheadBytes = 0
   /** Unfinished ones and, behind the first of them, finished ones. */
   private entries: Array<Entry> = []
   private first = 0
@@ -143,10 +146,21 @@ export class Partition {
     return this.entries.length - this.first
   }
 
-  /** Adds what was read; `position` is where to read on, which may lie beyond the last record. */
-  add(records: ReadonlyArray<Record>, position: number): void {
+  /** Those that nobody has looked at. */
+  get ahead(): number {
+    return this.entries.length - this.fresh
+  }
+
+  /**
+   * Adds what was read, up to the bound; `position` is where to read on after all of it, which may lie beyond the last record.
+   */
+  add(records: ReadonlyArray<Record>, position: number, most: number): void {
     for (const record of records) {
       if (record.offset < this.position) continue
+      if (this.size >= most) {
+        this.position = record.offset
+        return
+      }
       if (isFinished(this.progress, record.offset)) continue
       const entry = new Entry(this, record)
       const tried = this.progress.tried.get(record.offset)
@@ -157,6 +171,7 @@ export class Partition {
       this.entries.push(entry)
       this.waiting++
       this.bytes += entry.bytes
+      this.aheadBytes += entry.bytes
     }
     this.position = Math.max(this.position, position)
   }
@@ -175,14 +190,12 @@ export class Partition {
       if (entry === undefined) return undefined
       const key = this.ordered && this.lanes.size > 0 ? entry.content.envelope.key : undefined
       const lane = key === undefined ? undefined : this.lanes.get(key)
+      if (lane === undefined && entry.dueAt <= now && !fits(entry)) return undefined
+      this.fresh++
+      this.aheadBytes -= entry.bytes
       if (lane !== undefined) lane.entries.push(entry)
       else if (entry.dueAt > now) this.giveBack(entry)
-      else {
-        if (!fits(entry)) return undefined
-        this.fresh++
-        return this.hand(entry)
-      }
-      this.fresh++
+      else return this.hand(entry)
     }
   }
 
