@@ -5,9 +5,10 @@ import { join } from "node:path"
 import { Effect, type Layer, Stream } from "effect"
 import type { Broker } from "millrace"
 import { DeadLetters } from "millrace"
+import { Kafka } from "millrace/kafka"
 import { RabbitMq } from "millrace/rabbitmq"
 import { Sqlite } from "millrace/sqlite"
-import { read } from "../services/state.ts"
+import { urlOf } from "../services/state.ts"
 import type { Letter } from "./history.ts"
 import { clear, readLetters } from "./rabbitmq.ts"
 import { Steps } from "./scenario.ts"
@@ -32,12 +33,10 @@ const browse = (layer: Layer.Layer<Broker.Broker<"browse">, Broker.BrokerError>)
     Effect.runPromise
   )
 
-/** `npm run services -- up rabbitmq` notes where it is. */
-const rabbitmq = (): string => {
-  const url = read().rabbitmq?.urls.amqp
-  if (url === undefined) throw new Error("there is no RabbitMQ; `npm run services -- up rabbitmq` starts one")
-  return url
-}
+/** Servers are those of `npm run services`, where they are up. */
+const rabbitmq = (): string => urlOf("rabbitmq", "amqp")
+const kafka = () =>
+  Kafka.layer({ brokers: [urlOf("kafka", "bootstrap")], createTopics: { partitions: 4, replication: 1 } })
 
 export const brokers: Readonly<Record<string, Checked>> = {
   sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) },
@@ -47,7 +46,8 @@ export const brokers: Readonly<Record<string, Checked>> = {
     layer: () => RabbitMq.layer({ url: rabbitmq() }) as unknown as Layer.Layer<Orderly, Broker.BrokerError>,
     ordered: false,
     deadLetters: () => readLetters(rabbitmq())
-  }
+  },
+  kafka: { layer: kafka, ordered: true, deadLetters: () => browse(kafka()) }
 }
 
 export const layerOf = (broker: string, folder: string): Layer.Layer<Orderly, Broker.BrokerError> => {
