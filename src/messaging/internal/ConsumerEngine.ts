@@ -17,6 +17,7 @@ import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import { BrokerError, Rejected } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
+import type { Envelope } from "../Envelope.ts"
 import { LeaseLost } from "../LeaseLost.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
@@ -31,7 +32,7 @@ import { Lanes } from "./Lanes.ts"
 import type { Settling } from "./Settler.ts"
 import { Settler } from "./Settler.ts"
 import type { Attempt, Decisions, Verdict } from "./Verdict.ts"
-import { judge } from "./Verdict.ts"
+import { judge, terse } from "./Verdict.ts"
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
@@ -195,8 +196,13 @@ export class ConsumerEngine {
         return Effect.void
       }
     }
-    return Effect.flatMap(judge(this.settings, this.decisions, held.envelope, attempt), (verdict) =>
-      this.apply(held, verdict, restore)
+    // A schedule may take its time, or not end at all.
+    return Effect.flatMap(
+      Effect.exit(restore(judge(this.settings, this.decisions, held.envelope, attempt))),
+      (exit) => {
+        if (held.lost !== undefined) return Effect.sync(() => this.endLost(held))
+        return Exit.isSuccess(exit) ? this.apply(held, exit.value, restore) : Effect.sync(() => this.giveBack(held))
+      }
     )
   }
 
@@ -230,13 +236,18 @@ export class ConsumerEngine {
    */
   private setAside(held: Held, verdict: Verdict & { _tag: "DeadLetter" }, restore: Restore): Effect.Effect<void> {
     const { topic, group } = this.work
-    const letter: OutgoingMessage = {
-      envelope: verdict.envelope,
+    const letter = (envelope: Envelope): OutgoingMessage => ({
+      envelope,
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
-    }
+    })
     const what = `write the dead letter of message ${held.envelope.id}`
-    const write = this.insist(what, () => publishOne(this.driver, letter))
+    const write = this.insist(what, () =>
+      Effect.catchIf(publishOne(this.driver, letter(verdict.envelope)), isTooLarge, () =>
+        // The message itself has found room before; what it has gathered since must not keep it here for ever.
+        publishOne(this.driver, letter(terse(verdict.envelope)))
+      )
+    )
     return Effect.map(Effect.exit(restore(write)), (exit) => {
       this.problems.delete(what)
       if (held.lost !== undefined) this.endLost(held)
@@ -363,5 +374,7 @@ export class ConsumerEngine {
     Effect.andThen(this.works("ask for the backlog"), this.taking ? this.works("take messages") : Effect.void)
   )
 }
+
+const isTooLarge = ({ reason }: BrokerError): boolean => reason._tag === "Rejected" && reason.code === "TooLarge"
 
 const attemptOf = (exit: Exit.Exit<Attempt>): Attempt => (Exit.isSuccess(exit) ? exit.value : { _tag: "Handled", exit })
