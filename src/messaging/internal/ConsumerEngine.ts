@@ -45,6 +45,8 @@ export class ConsumerEngine {
   readonly room = Latch.makeUnsafe(true)
   phase: "open" | "draining" | "closed" = "open"
   paused = false
+  /** Handlers that may run at the same time. */
+  concurrency: number
   /** Takes begun so far. */
   takes = 0
   /** Open when leases are to be looked at again. */
@@ -63,6 +65,7 @@ export class ConsumerEngine {
   readonly pool: WorkerPool
   readonly clock: Clock.Clock
   private readonly decisions: Decisions
+  private readonly unknownVersions = new Set<number>()
 
   constructor(options: {
     readonly work: Work
@@ -75,6 +78,7 @@ export class ConsumerEngine {
   }) {
     this.work = options.work
     this.settings = options.settings
+    this.concurrency = options.settings.concurrency
     this.decisions = options.decisions
     this.driver = options.driver
     this.pool = options.pool
@@ -101,7 +105,9 @@ export class ConsumerEngine {
   get wantsMore(): boolean {
     if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
-    // Less than a batch gives a handler nothing to do.
+    // What waits behind its key gives an idle handler nothing to do.
+    if (this.settings.order === "key" && this.books.running < this.concurrency) return true
+    // Nor does less than a batch.
     return this.books.queued < (this.settings.batch?.size ?? 1) || this.free * 2 >= this.settings.prefetch
   }
 
@@ -172,7 +178,13 @@ export class ConsumerEngine {
     held.fiber = fiber
     held.batch = batch
     this.books.move(held, "running")
+    if (this.wantsMore) this.room.openUnsafe()
     return true
+  }
+
+  /** Whether this fiber handles a message. */
+  handles(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    return [...this.held.values()].some((held) => held.fiber === fiber)
   }
 
   /** Whether it was delivered so often that it may be what kills the process. */
@@ -219,7 +231,7 @@ export class ConsumerEngine {
         const { countsAttempt, delay, envelope } = verdict
         const outcome = countsAttempt ? "retried" : "released"
         this.settle(held, { _tag: "Retry", delivery, delay, envelope }, outcome)
-        return Effect.void
+        return countsAttempt ? Effect.void : this.tellUnknownVersion(envelope)
       }
       case "DeadLetter":
         return this.setAside(held, verdict, restore)
@@ -248,13 +260,27 @@ export class ConsumerEngine {
         publishOne(this.driver, letter(terse(verdict.envelope)))
       )
     )
-    return Effect.map(Effect.exit(restore(write)), (exit) => {
+    return Effect.flatMap(Effect.exit(restore(write)), (exit) => {
       this.problems.delete(what)
-      if (held.lost !== undefined) this.endLost(held)
-      else if (Exit.isSuccess(exit)) {
+      if (held.lost === undefined && Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
-      } else this.giveBack(held)
+        const { death, id } = verdict.envelope
+        const cause = death?.cause.split("\n", 1)[0]
+        return Effect.logWarning(`Message ${id} of ${this.name} is a dead letter now (${death?.reason}): ${cause}`)
+      }
+      if (held.lost === undefined) this.giveBack(held)
+      else this.endLost(held)
+      return Effect.void
     })
+  }
+
+  /** Said once for each version, or a message that nobody can read would go back and forth for ever without a word. */
+  private tellUnknownVersion({ id, version }: Envelope): Effect.Effect<void> {
+    if (this.unknownVersions.has(version) || this.unknownVersions.size >= mostVersions) return Effect.void
+    this.unknownVersions.add(version)
+    return Effect.logWarning(
+      `Message ${id} of ${this.name} has schema version ${version}, which is not known here: such messages are given back every ${this.settings.unknownVersionDelay} ms, until a newer consumer takes them or this one has an upcast`
+    )
   }
 
   /** Gives it back as it was. */
@@ -374,6 +400,9 @@ export class ConsumerEngine {
     Effect.andThen(this.works("ask for the backlog"), this.taking ? this.works("take messages") : Effect.void)
   )
 }
+
+/** Most unknown versions that are told of: what stands in a foreign message may be anything. */
+const mostVersions = 100
 
 const isTooLarge = ({ reason }: BrokerError): boolean => reason._tag === "Rejected" && reason.code === "TooLarge"
 

@@ -145,7 +145,12 @@ const judgeDefect = (
   const chosen = safely("onDefect", decisions.onDefect, (onDefect) =>
     typeof onDefect === "function" ? onDefect(withoutFailures(cause), envelope) : onDefect
   )
-  return carryOut(settings, envelope, { tag: "Defect", text, reason: "defect" }, chosen)
+  // Defects are bugs, and nobody waits for this one.
+  const told = Effect.logError(
+    `Message ${envelope.id} of ${envelope.topic}/${settings.group}: its handler died at attempt ${envelope.attempt}`,
+    cause
+  )
+  return Effect.andThen(told, carryOut(settings, envelope, { tag: "Defect", text, reason: "defect" }, chosen))
 }
 
 type Chosen =
