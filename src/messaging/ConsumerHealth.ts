@@ -41,9 +41,12 @@ export interface RunningConsumer {
   /** Starts no more handlers and takes no more messages. What is held stays ours. */
   readonly pause: Effect.Effect<void>
   readonly resume: Effect.Effect<void>
-  /** Changes how many handlers run at the same time. */
+  /** Changes how many handlers run at the same time; more than `prefetch` have nothing to run. */
   readonly resize: (concurrency: number) => Effect.Effect<void>
-  /** Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report, and the earlier deadline wins. */
+  /**
+   * Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report, and the earlier
+   * deadline wins. A handler of the consumer would wait for itself, which is a defect; it can fork the drain.
+   */
   readonly drain: (options?: { readonly deadline?: Duration.Input | undefined }) => Effect.Effect<ConsumerReport>
   /** Waits for its end. Fails with `ConsumerStopped` where a message has ended it. */
   readonly stopped: Effect.Effect<ConsumerReport, ConsumerStopped>

@@ -50,7 +50,7 @@ import type { Envelope } from "./Envelope.ts"
 import { publishEach, publishOne } from "./internal/answers.ts"
 import { makeCodec } from "./internal/Codec.ts"
 import { declareOnce } from "./internal/declareOnce.ts"
-import { invalidHeader } from "./internal/headers.ts"
+import { invalidHeader, invalidName } from "./internal/headers.ts"
 import { traceparentOf } from "./internal/trace.ts"
 import { Source } from "./Source.ts"
 import type { Undecodable, UnknownVersion } from "./TopicError.ts"
@@ -97,7 +97,7 @@ export interface Topic<in out A, out B extends string = "default", out R = never
   /**
    * Publishes one message and returns when the broker has it.
    *
-   * Fails with `EncodeError` where the payload does not match the schema, and with `BrokerError` where the broker said no
+   * Fails with `EncodeError` where the payload does not match the schema or a header, key or id is wrong, and with `BrokerError` where the broker said no
    * (`Rejected`: it is not there) or could not be asked (`Unavailable`: it may be there, and publishing it again under the
    * same id is safe). Inside a transaction of a broker that has them it becomes visible with the commit.
    */
@@ -197,19 +197,18 @@ export const make = <
   ): Effect.Effect<OutgoingMessage, BrokerError | EncodeError> =>
     Effect.withFiber((fiber) => {
       const headers = given?.headers ?? noHeaders
-      const problem = invalidHeader(headers)
+      const id = given?.id ?? crypto.randomUUID()
+      const key = given?.key ?? options.key?.(value)
+      const problem = invalidHeader(headers) ?? invalidName(id, key)
       if (problem !== undefined) return Effect.fail(new EncodeError({ topic: name, problem }))
       const delay = given?.delay === undefined ? undefined : toMillis(given.delay)
-      if (given?.delay !== undefined && (delay === undefined || delay < 0)) {
-        return Effect.die(
-          new InvalidOption({ operation: "Topic.publish", problem: durationProblem("delay", given.delay) })
-        )
-      }
+      const wrong = invalidTiming(given, delay)
+      if (wrong !== undefined) return Effect.die(new InvalidOption({ operation: "Topic.publish", problem: wrong }))
       const envelope: Envelope = {
-        id: given?.id ?? crypto.randomUUID(),
+        id,
         topic: name,
         source: fiber.getRef(Source),
-        key: given?.key ?? options.key?.(value),
+        key,
         version: options.version,
         timestamp: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
         contentType: "application/json",
@@ -280,6 +279,19 @@ export const make = <
   }
   // The phantom field exists in the type alone.
   return topic as Topic<A, B, R>
+}
+
+/** What is wrong with the delay or priority of a message; `delay` is what the given one says in milliseconds. */
+const invalidTiming = (
+  given: { readonly delay?: Duration.Input; readonly priority?: number } | undefined,
+  delay: number | undefined
+): string | undefined => {
+  if (given?.delay !== undefined && !(delay !== undefined && delay >= 0 && Number.isFinite(delay))) {
+    return `${durationProblem("delay", given.delay)}; it must have an end`
+  }
+  return given?.priority === undefined || Number.isFinite(given.priority)
+    ? undefined
+    : `priority must be a number, got ${String(given.priority)}`
 }
 
 const noHeaders: Readonly<Record<string, string>> = {}

@@ -1,6 +1,6 @@
 /** A driver that hangs, dies or answers late: closing always ends, nothing stops without a word, and health tells the truth. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Logger, Stream } from "effect"
+import { Deferred, Effect, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, type Driver } from "millrace"
 import {
@@ -10,6 +10,7 @@ import {
   changedSubscription,
   endsInTime,
   gate,
+  logged,
   Numbers,
   onMemory,
   publish,
@@ -18,15 +19,6 @@ import {
 } from "./support.ts"
 
 const forever = Effect.uninterruptible(Effect.never)
-
-/** What is logged. */
-const logged = Effect.sync(() => {
-  const lines: Array<string> = []
-  const logger = Logger.make(({ logLevel, message }) => {
-    lines.push(`${logLevel} ${[message].flat().map(String).join(" ")}`)
-  })
-  return { lines, layer: Logger.layer([logger]) }
-})
 
 const failing = (operation: string, reason: Broker.BrokerError["reason"]) =>
   Effect.fail(new Broker.BrokerError({ broker: "test", operation, topic: "numbers", reason }))

@@ -1,6 +1,6 @@
 /** How a consumer closes: what has run is settled, what has not is given back without an attempt. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { Consumer } from "millrace"
 import { whileTimePasses } from "millrace/testing"
@@ -127,6 +127,51 @@ describe("closing a consumer", () => {
         const report = yield* consumer.drain()
         assert.strictEqual(report.drained, 0)
         assert.deepStrictEqual(handled, [1])
+      })
+    )
+  )
+
+  it.effect("is refused to its own handler, which may fork it", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const made = yield* Deferred.make<Consumer.RunningConsumer>()
+        const defects: Array<string> = []
+        const consumer = yield* Consumer.make(
+          Numbers,
+          ({ n }) =>
+            Effect.gen(function* () {
+              const own = yield* Deferred.await(made)
+              if (n === 1) yield* own.drain()
+              else yield* Effect.forkDetach(own.drain())
+            }),
+          {
+            group: "g",
+            onDefect: (cause) => {
+              defects.push(String(cause))
+              return Consumer.drop("tested")
+            }
+          }
+        )
+        yield* Deferred.succeed(made, consumer)
+        yield* publish(1)
+        yield* settle
+        assert.include(defects[0], "its own handler would wait for itself; fork it")
+        assert.strictEqual((yield* consumer.health).status, "consuming")
+        yield* publish(2)
+        yield* settle
+        assert.deepInclude(yield* consumer.stopped, { released: 0, abandoned: [] })
+        assert.deepInclude(yield* balanced(consumer), { acknowledged: 1, dropped: 1 })
+      })
+    )
+  )
+
+  it.effect("by a deadline that is none is a defect", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+        const exit = yield* Effect.exit(consumer.drain({ deadline: Number.NaN }))
+        assert.match(String(exit), /InvalidOption.*deadline must be a duration/)
+        assert.strictEqual((yield* consumer.health).status, "consuming")
       })
     )
   )

@@ -1,6 +1,6 @@
 /** What the tests of topics, consumers and dead letters share. */
 import { assert } from "@effect/vitest"
-import { type Context, Effect, Exit, Fiber, Latch, Layer, Schema, Scope } from "effect"
+import { type Context, Effect, Exit, Fiber, Latch, Layer, Logger, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, type Driver, Topic } from "millrace"
 import { Memory } from "millrace/memory"
@@ -69,3 +69,12 @@ export const scopedInTime = <A, E, R>(effect: Effect.Effect<A, E, R | Scope.Scop
     yield* endsInTime(Scope.close(scope, Exit.void))
     return yield* exit
   })
+
+/** What is logged, line by line. */
+export const logged = Effect.sync(() => {
+  const lines: Array<string> = []
+  const logger = Logger.make(({ logLevel, message }) => {
+    lines.push(`${logLevel} ${[message].flat().map(String).join(" ")}`)
+  })
+  return { lines, layer: Logger.layer([logger]) }
+})

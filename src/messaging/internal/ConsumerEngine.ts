@@ -18,6 +18,7 @@ import type { Registry } from "../../registry/Registry.ts"
 import { BrokerError, Rejected } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
+import type { Envelope } from "../Envelope.ts"
 import { LeaseLost } from "../LeaseLost.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
@@ -32,7 +33,7 @@ import { Lanes } from "./Lanes.ts"
 import type { Settling } from "./Settler.ts"
 import { Settler } from "./Settler.ts"
 import type { Attempt, Decisions, Verdict } from "./Verdict.ts"
-import { judge } from "./Verdict.ts"
+import { judge, terse } from "./Verdict.ts"
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
@@ -45,6 +46,8 @@ export class ConsumerEngine {
   readonly room = Latch.makeUnsafe(true)
   phase: "open" | "draining" | "closed" = "open"
   paused = false
+  /** Handlers that may run at the same time. */
+  concurrency: number
   /** Takes begun so far. */
   takes = 0
   /** Open when leases are to be looked at again. */
@@ -64,6 +67,7 @@ export class ConsumerEngine {
   readonly clock: Clock.Clock
   private readonly registry: Registry
   private readonly decisions: Decisions
+  private readonly unknownVersions = new Set<number>()
 
   constructor(options: {
     readonly work: Work
@@ -77,6 +81,7 @@ export class ConsumerEngine {
   }) {
     this.work = options.work
     this.settings = options.settings
+    this.concurrency = options.settings.concurrency
     this.decisions = options.decisions
     this.driver = options.driver
     this.pool = options.pool
@@ -104,7 +109,9 @@ export class ConsumerEngine {
   get wantsMore(): boolean {
     if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
-    // Less than a batch gives a handler nothing to do.
+    // What waits behind its key gives an idle handler nothing to do.
+    if (this.settings.order === "key" && this.books.running < this.concurrency) return true
+    // Nor does less than a batch.
     return this.books.queued < (this.settings.batch?.size ?? 1) || this.free * 2 >= this.settings.prefetch
   }
 
@@ -177,7 +184,13 @@ export class ConsumerEngine {
     held.fiber = fiber
     held.batch = batch
     this.books.move(held, "running")
+    if (this.wantsMore) this.room.openUnsafe()
     return true
+  }
+
+  /** Whether this fiber handles a message. */
+  handles(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    return [...this.held.values()].some((held) => held.fiber === fiber)
   }
 
   /** Whether it was delivered so often that it may be what kills the process. */
@@ -201,8 +214,13 @@ export class ConsumerEngine {
         return Effect.void
       }
     }
-    return Effect.flatMap(judge(this.settings, this.decisions, held.envelope, attempt), (verdict) =>
-      this.apply(held, verdict, restore)
+    // A schedule may take its time, or not end at all.
+    return Effect.flatMap(
+      Effect.exit(restore(judge(this.settings, this.decisions, held.envelope, attempt))),
+      (exit) => {
+        if (held.lost !== undefined) return Effect.sync(() => this.endLost(held))
+        return Exit.isSuccess(exit) ? this.apply(held, exit.value, restore) : Effect.sync(() => this.giveBack(held))
+      }
     )
   }
 
@@ -219,7 +237,7 @@ export class ConsumerEngine {
         const { countsAttempt, delay, envelope } = verdict
         const outcome = countsAttempt ? "retried" : "released"
         this.settle(held, { _tag: "Retry", delivery, delay, envelope }, outcome)
-        return Effect.void
+        return countsAttempt ? Effect.void : this.tellUnknownVersion(envelope)
       }
       case "DeadLetter":
         return this.setAside(held, verdict, restore)
@@ -236,13 +254,18 @@ export class ConsumerEngine {
    */
   private setAside(held: Held, verdict: Verdict & { _tag: "DeadLetter" }, restore: Restore): Effect.Effect<void> {
     const { topic, group } = this.work
-    const letter: OutgoingMessage = {
-      envelope: verdict.envelope,
+    const letter = (envelope: Envelope): OutgoingMessage => ({
+      envelope,
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
-    }
+    })
     const what = `write the dead letter of message ${held.envelope.id}`
-    const write = this.insist(what, () => publishOne(this.driver, letter))
+    const write = this.insist(what, () =>
+      Effect.catchIf(publishOne(this.driver, letter(verdict.envelope)), isTooLarge, () =>
+        // The message itself has found room before; what it has gathered since must not keep it here for ever.
+        publishOne(this.driver, letter(terse(verdict.envelope)))
+      )
+    )
     const { onDeadLetter } = this.decisions
     const tell =
       onDeadLetter === undefined
@@ -250,13 +273,27 @@ export class ConsumerEngine {
         : Effect.suspend(() => onDeadLetter(verdict.envelope)).pipe(
             Effect.catchCause((cause) => Effect.logError(`onDeadLetter of consumer ${this.name} failed`, cause))
           )
-    return Effect.map(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
+    return Effect.flatMap(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
       this.problems.delete(what)
-      if (held.lost !== undefined) this.endLost(held)
-      else if (Exit.isSuccess(exit)) {
+      if (held.lost === undefined && Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
-      } else this.giveBack(held)
+        const { death, id } = verdict.envelope
+        const cause = death?.cause.split("\n", 1)[0]
+        return Effect.logWarning(`Message ${id} of ${this.name} is a dead letter now (${death?.reason}): ${cause}`)
+      }
+      if (held.lost === undefined) this.giveBack(held)
+      else this.endLost(held)
+      return Effect.void
     })
+  }
+
+  /** Said once for each version, or a message that nobody can read would go back and forth for ever without a word. */
+  private tellUnknownVersion({ id, version }: Envelope): Effect.Effect<void> {
+    if (this.unknownVersions.has(version) || this.unknownVersions.size >= mostVersions) return Effect.void
+    this.unknownVersions.add(version)
+    return Effect.logWarning(
+      `Message ${id} of ${this.name} has schema version ${version}, which is not known here: such messages are given back every ${this.settings.unknownVersionDelay} ms, until a newer consumer takes them or this one has an upcast`
+    )
   }
 
   /** Gives it back as it was. */
@@ -376,5 +413,10 @@ export class ConsumerEngine {
     Effect.andThen(this.works("ask for the backlog"), this.taking ? this.works("take messages") : Effect.void)
   )
 }
+
+/** Most unknown versions that are told of: what stands in a foreign message may be anything. */
+const mostVersions = 100
+
+const isTooLarge = ({ reason }: BrokerError): boolean => reason._tag === "Rejected" && reason.code === "TooLarge"
 
 const attemptOf = (exit: Exit.Exit<Attempt>): Attempt => (Exit.isSuccess(exit) ? exit.value : { _tag: "Handled", exit })

@@ -7,6 +7,7 @@ import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
 import { backoff, retry } from "../Decision.ts"
+import { decisionProblem } from "./decisionProblem.ts"
 
 export interface ConsumerSettings {
   readonly group: string
@@ -33,7 +34,10 @@ export interface ConsumerSettings {
 /** What is done with a defect or a timeout where nothing else is said. */
 export const retryWithBackoff: Decision = retry(backoff("1 second", "5 minutes"))
 
-type Unchecked = ConsumerOptions & AbilityOptions<unknown, unknown> & Partial<BatchOptions>
+const isDecision = (value: object): boolean => "_tag" in value && decisionProblem(value) === undefined
+
+type Unchecked = ConsumerOptions & { readonly onError?: unknown } & AbilityOptions<unknown, unknown> &
+  Partial<BatchOptions>
 
 /** Checks the options by hand, since they come with functions and types that a schema would only pass on. */
 export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect<ConsumerSettings> => {
@@ -63,7 +67,19 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
     }
     return found ?? fallback
   }
-  const { group = "", order, rateLimit, replay } = options
+  const decision = (name: string, value: unknown) => {
+    if (value === undefined || typeof value === "function") return
+    const problem = decisionProblem(value)
+    if (problem !== undefined) problems.push(`${name} must be a decision or a function that answers one: ${problem}`)
+  }
+  const { group = "", onDefect, onError, onTimeout, order, rateLimit, replay } = options
+  decision("onDefect", onDefect)
+  decision("onTimeout", onTimeout)
+  if (typeof onError === "object" && onError !== null && !isDecision(onError)) {
+    for (const [tag, value] of Object.entries(onError)) decision(`onError.${tag}`, value)
+  } else if (onError !== undefined && typeof onError !== "function") {
+    problems.push("onError must be a function of the error, or have a decision for each tag of it")
+  }
   if (typeof group !== "string" || group.trim() === "") problems.push("group must be a name that is not empty")
   const concurrency = whole("concurrency", 1, "handlers at a time", 16)
   // Left out, both are no numbers: a batch without a size would never be full.

@@ -6,9 +6,9 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
-import { toMillis } from "../../pool/Durations.ts"
+import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
-import { open } from "../../pool/WorkerPool.ts"
+import { InvalidOption, open } from "../../pool/WorkerPool.ts"
 import { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { ConsumerHealth, RunningConsumer } from "../ConsumerHealth.ts"
@@ -164,8 +164,18 @@ class Running {
       health: Effect.sync(() => this.health()),
       pause,
       resume,
-      resize: pool.resize,
-      drain: (options) => this.drain(toMillis(options?.deadline) ?? shutdownDeadline),
+      resize: (concurrency) =>
+        Effect.map(pool.resize(concurrency), () => {
+          engine.concurrency = concurrency
+          engine.room.openUnsafe()
+        }),
+      drain: (options) =>
+        Effect.withFiber((fiber) => {
+          const problem = drainProblem(options?.deadline, engine.handles(fiber))
+          return problem === undefined
+            ? this.drain(toMillis(options?.deadline) ?? shutdownDeadline)
+            : Effect.die(new InvalidOption({ operation: `drain of consumer ${engine.name}`, problem }))
+        }),
       stopped: Effect.flatMap(Deferred.await(this.ended), (report) =>
         this.stoppedBy === undefined
           ? Effect.succeed(report)
@@ -173,6 +183,11 @@ class Running {
       )
     }
   }
+}
+
+const drainProblem = (deadline: unknown, isOwnHandler: boolean): string | undefined => {
+  if (isOwnHandler) return "its own handler would wait for itself; fork it: Effect.forkDetach(consumer.drain())"
+  return deadline === undefined || toMillis(deadline) !== undefined ? undefined : durationProblem("deadline", deadline)
 }
 
 /** Opens a consumer that closes with the scope. */
