@@ -180,6 +180,8 @@ export class Consumption {
     const ends = this.now() + acknowledgementTimeout - Math.min(60_000, acknowledgementTimeout / 10)
     const delivery = new RabbitDelivery(session, source, message, deliveriesOf(source, quorum), ends)
     session.unsettled.set(source.fields.deliveryTag, delivery)
+    // It comes before the answer to the request to consume is heard.
+    this.problem = undefined
     this.buffer.push(delivery)
     this.wake()
   }

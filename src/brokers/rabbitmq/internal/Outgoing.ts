@@ -86,7 +86,7 @@ const makeItem = (
   since: Date.now(),
   state: "waiting",
   returned: false,
-  again: false
+  again: 0
 })
 
 const wayOf = (topology: Topology, { destination }: OutgoingMessage, delay: number): Way => {
