@@ -171,13 +171,12 @@ describe("publishing fails", () => {
   it.effect("as a defect where a delay never ends or a priority is no number", () =>
     onMemory(
       Effect.gen(function* () {
-        for (const wrong of [
-          Numbers.publish({ n: 1 }, { delay: "Infinity" }),
-          Numbers.publish({ n: 1 }, { delay: -1 }),
-          Numbers.publish({ n: 1 }, { priority: Number.NaN })
-        ]) {
-          assert.include(String(yield* Effect.exit(wrong)), "InvalidOption")
-        }
+        const exits = [
+          yield* Effect.exit(Numbers.publish({ n: 1 }, { delay: "Infinity" })),
+          yield* Effect.exit(Numbers.publish({ n: 1 }, { delay: -1 })),
+          yield* Effect.exit(Numbers.publish({ n: 1 }, { priority: Number.NaN }))
+        ]
+        for (const exit of exits) assert.include(String(exit), "InvalidOption")
       })
     )
   )
