@@ -14,16 +14,18 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import { toMillis } from "../pool/Durations.ts"
 import { InvalidOption } from "../pool/WorkerPool.ts"
-import type { Broker } from "./Broker.ts"
+import type { Ability, Broker } from "./Broker.ts"
 import { named } from "./Broker.ts"
 import { BrokerError, Rejected } from "./BrokerError.ts"
 import type { DeadLetterStore, Driver, OutgoingMessage, Published, RawMessage, StoredLetter } from "./Driver.ts"
 import type { DeathReason, Envelope, FailedAttempt } from "./Envelope.ts"
 import { publishOne } from "./internal/answers.ts"
+import { emulate as emulateIt } from "./internal/emulate.ts"
 import type { Topic } from "./Topic.ts"
 import type { EncodeError, UnknownVersion } from "./TopicError.ts"
 import { Undecodable } from "./TopicError.ts"
@@ -194,6 +196,41 @@ export const purge = <A, B extends string, R>(
     )
     return removed
   })
+
+/**
+ * A broker that cannot browse, with a second one beside it that keeps its dead letters: an SQLite file, for RabbitMQ or NSQ.
+ *
+ * **Details**
+ *
+ * - Dead letters are written to the second broker alone, and are as safe as what it confirms. Nothing else goes there.
+ * - The second broker's own name does not matter; it is not provided to the app.
+ * - A replayed letter is published and then removed: a crash between the two, or two replays at the same time, may replay it
+ *   twice under its id.
+ *
+ * **Gotchas**
+ *
+ * Letters are where the consumer is that wrote them. With consumers on several machines, use a store that all of them share,
+ * or look into each machine's own. Letters that were written to the broker itself before are not moved.
+ *
+ * **Example** (RabbitMQ, its dead letters in a file)
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import { DeadLetters } from "millrace"
+ * import { RabbitMq } from "millrace/rabbitmq"
+ * import { Sqlite } from "millrace/sqlite"
+ *
+ * const broker = DeadLetters.emulate(
+ *   RabbitMq.layer({ url: "amqp://127.0.0.1" }),
+ *   Sqlite.layer({ filename: "letters.db" })
+ * )
+ * Layer.isLayer(broker) // => true
+ * ```
+ */
+export const emulate: <Can extends Ability, N extends string, E, R, E2, R2>(
+  broker: Layer.Layer<Broker<Can, N>, E, R>,
+  beside: Layer.Layer<Broker<"browse">, E2, R2>
+) => Layer.Layer<Broker<Can | "browse", N>, E | E2, R | R2> = emulateIt
 
 const storeOf = <A, B extends string, R>(
   topic: Topic<A, B, R>

@@ -329,3 +329,29 @@ describe("a dead letter that cannot be written", () => {
     })
   )
 })
+
+describe("onDeadLetter", () => {
+  it.effect("hears of a letter that is written, before its message is acknowledged; its failure changes nothing", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const heard: Array<readonly [reason: string | undefined, letters: number, acknowledged: number]> = []
+        const consumer: Consumer.RunningConsumer = yield* Consumer.make(Numbers, () => Effect.fail(new Refused()), {
+          group: "g",
+          onError: { Refused: Consumer.deadLetter },
+          onDeadLetter: (message) =>
+            Effect.gen(function* () {
+              const letters = yield* all()
+              const { deadLettered } = yield* consumer.accounting
+              heard.push([message.death?.reason, letters.length, deadLettered])
+              return yield* Effect.fail("not interested")
+            }).pipe(Effect.provide(context))
+        })
+        const context = yield* Effect.context<Broker.Broker<Memory.Abilities>>()
+        yield* publish(1)
+        yield* settle
+        assert.deepStrictEqual(heard, [["decision", 1, 0]])
+        assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
+      })
+    )
+  )
+})

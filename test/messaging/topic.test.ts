@@ -93,6 +93,33 @@ describe("a published message", () => {
   )
 })
 
+describe("publishAll", () => {
+  it.effect("takes id, key and headers from each value", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const got: Array<readonly [id: string, key: string | undefined, header: string | undefined]> = []
+        yield* Consumer.make(Numbers, (_, { headers, id, key }) => Effect.sync(() => got.push([id, key, headers.n])), {
+          group: "g"
+        })
+        const receipts = yield* Numbers.publishAll([{ n: 1 }, { n: 2 }], {
+          id: ({ n }) => `id ${n}`,
+          key: ({ n }) => `key ${n}`,
+          headers: ({ n }) => ({ n: String(n) })
+        })
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(
+          receipts.map(({ id }) => id),
+          ["id 1", "id 2"]
+        )
+        assert.deepStrictEqual(got, [
+          ["id 1", "key 1", "1"],
+          ["id 2", "key 2", "2"]
+        ])
+      })
+    )
+  )
+})
+
 describe("a topic", () => {
   it.effect("is declared once, also where another of its name is used in turn", () => {
     let declared = 0

@@ -31,11 +31,11 @@ export const subscribe = (
 ): Effect.Effect<Subscribed, BrokerError> =>
   Effect.gen(function* () {
     const { topic, group } = work
-    const { lease, order, prefetch, replay } = settings
+    const { lease, order, prefetch, prefetchPerKey, replay } = settings
     // A group that begins in the past is made by its subscription, which knows where it begins.
     yield* restore(driver.declare({ topic, groups: replay === undefined ? [group] : [] }))
     const scope = yield* Scope.make()
-    const options = { topic, group, credit: prefetch, lease, order, replay }
+    const options = { topic, group, credit: prefetch, perKey: prefetchPerKey, lease, order, replay }
     const subscription = yield* restore(Scope.provide(driver.subscribe(options), scope)).pipe(
       Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
     )

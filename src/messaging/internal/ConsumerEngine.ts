@@ -14,6 +14,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
+import type { Registry } from "../../registry/Registry.ts"
 import { BrokerError, Rejected } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
@@ -64,6 +65,7 @@ export class ConsumerEngine {
   readonly driver: Driver
   readonly pool: WorkerPool
   readonly clock: Clock.Clock
+  private readonly registry: Registry
   private readonly decisions: Decisions
   private readonly unknownVersions = new Set<number>()
 
@@ -74,6 +76,7 @@ export class ConsumerEngine {
     readonly driver: Driver
     readonly pool: WorkerPool
     readonly clock: Clock.Clock
+    readonly registry: Registry
     readonly subscription: Subscription
   }) {
     this.work = options.work
@@ -83,6 +86,7 @@ export class ConsumerEngine {
     this.driver = options.driver
     this.pool = options.pool
     this.clock = options.clock
+    this.registry = options.registry
     this.subscription = options.subscription
     this.settler = new Settler(
       () => this.subscription,
@@ -135,7 +139,9 @@ export class ConsumerEngine {
 
   /** Hands a delivery to the pool. */
   start(held: Held): Effect.Effect<void> {
-    const options = held.lane === undefined ? undefined : { key: held.lane.key }
+    const key = held.lane?.key
+    // A name costs something, and is read by those who watch.
+    const options = this.registry.watched ? { name: held.envelope.id, key } : key === undefined ? undefined : { key }
     return Effect.match(this.pool.submit(this.process(held), options), {
       onFailure: () => this.giveBack(held),
       onSuccess: (handle) => {
@@ -260,7 +266,14 @@ export class ConsumerEngine {
         publishOne(this.driver, letter(terse(verdict.envelope)))
       )
     )
-    return Effect.flatMap(Effect.exit(restore(write)), (exit) => {
+    const { onDeadLetter } = this.decisions
+    const tell =
+      onDeadLetter === undefined
+        ? Effect.void
+        : Effect.suspend(() => onDeadLetter(verdict.envelope)).pipe(
+            Effect.catchCause((cause) => Effect.logError(`onDeadLetter of consumer ${this.name} failed`, cause))
+          )
+    return Effect.flatMap(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
       this.problems.delete(what)
       if (held.lost === undefined && Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")

@@ -2,18 +2,18 @@
  * The options of a consumer, checked, with their defaults filled in; times in milliseconds.
  */
 import * as Effect from "effect/Effect"
-import * as Schedule from "effect/Schedule"
 import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
-import { retry } from "../Decision.ts"
+import { backoff, retry } from "../Decision.ts"
 import { decisionProblem } from "./decisionProblem.ts"
 
 export interface ConsumerSettings {
   readonly group: string
   readonly concurrency: number
   readonly prefetch: number
+  readonly prefetchPerKey: number
   readonly prefetchBytes: number
   readonly maxAttempts: number
   readonly maxDeliveries: number
@@ -32,9 +32,7 @@ export interface ConsumerSettings {
 }
 
 /** What is done with a defect or a timeout where nothing else is said. */
-export const retryWithBackoff: Decision = retry(
-  Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("5 minutes")])
-)
+export const retryWithBackoff: Decision = retry(backoff("1 second", "5 minutes"))
 
 const isDecision = (value: object): boolean => "_tag" in value && decisionProblem(value) === undefined
 
@@ -103,6 +101,7 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
     group,
     concurrency,
     prefetch,
+    prefetchPerKey: whole("prefetchPerKey", 1, "messages of one key held", Math.ceil(prefetch / 8)),
     prefetchBytes: whole("prefetchBytes", 1, "bytes of payload held", 16 * 1024 * 1024),
     maxAttempts,
     maxDeliveries: whole(

@@ -9,6 +9,7 @@ import * as Scope from "effect/Scope"
 import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import { InvalidOption, open } from "../../pool/WorkerPool.ts"
+import { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { ConsumerHealth, RunningConsumer } from "../ConsumerHealth.ts"
 import { ConsumerStopped } from "../ConsumerHealth.ts"
@@ -206,8 +207,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
       })
       const subscribed = yield* subscribe(parts, restore)
       const clock = yield* Clock.Clock
+      const registry = yield* Registry
       const { subscription } = subscribed
-      const engine = new ConsumerEngine({ ...parts, pool, clock, subscription })
+      const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
       const running = new Running(parts, engine, subscribed)
       yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
       yield* running.begin

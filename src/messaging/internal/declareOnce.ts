@@ -8,7 +8,8 @@ const declared = new WeakMap<Driver, WeakSet<Topology>>()
 /** Several first uses at the same time may each declare it, which changes nothing. */
 export const declareOnce = (driver: Driver, topology: Topology): Effect.Effect<void, BrokerError> => {
   if (declared.get(driver)?.has(topology)) return Effect.void
-  return Effect.map(driver.declare(topology), () => {
+  return Effect.map(driver.declare(topology), (answer) => {
+    if (answer === "provisional") return
     const done = declared.get(driver) ?? new WeakSet()
     declared.set(driver, done.add(topology))
   })
