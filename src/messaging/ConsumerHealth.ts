@@ -8,7 +8,7 @@ import type { BrokerError } from "./BrokerError.ts"
 import type { ConsumerAccounting, ConsumerReport } from "./ConsumerReport.ts"
 import { Undecodable } from "./TopicError.ts"
 
-/** A consumer with `onUndecodable: "stop"` met a message that it cannot read. Nothing later of its key was acknowledged. */
+/** A consumer with `onUndecodable: "stop"` met a message that it cannot read, and has closed as if drained. With `order: "key"` nothing later of its key was handled. */
 export class ConsumerStopped extends Schema.TaggedError<ConsumerStopped>("millrace/ConsumerStopped")(
   "ConsumerStopped",
   { topic: Schema.String, group: Schema.String, cause: Undecodable }

@@ -1,8 +1,8 @@
 /** How a consumer closes: what has run is settled, what has not is given back without an attempt. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import { Consumer } from "millrace"
+import { Consumer, Topic } from "millrace"
 import { whileTimePasses } from "millrace/testing"
 import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
 
@@ -172,6 +172,27 @@ describe("closing a consumer", () => {
         const exit = yield* Effect.exit(consumer.drain({ deadline: Number.NaN }))
         assert.match(String(exit), /InvalidOption.*deadline must be a duration/)
         assert.strictEqual((yield* consumer.health).status, "consuming")
+      })
+    )
+  )
+
+  it.effect("because of a message that cannot be read lets the other handlers end", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const one = yield* gate
+        const Strict = Topic.make("numbers", {
+          schema: Schema.Struct({ n: Schema.Number.check(Schema.isLessThan(10)) }),
+          version: 1
+        })
+        const consumer = yield* Consumer.make(Strict, () => one.pass, { group: "g", onUndecodable: "stop" })
+        yield* publish(1)
+        yield* one.begun
+        yield* publish(99)
+        yield* TestClock.adjust("10 seconds")
+        assert.deepInclude(yield* balanced(consumer), { running: 1, released: 1 })
+        yield* one.open
+        assert.strictEqual((yield* Effect.flip(consumer.stopped))._tag, "ConsumerStopped")
+        assert.deepInclude(yield* balanced(consumer), { acknowledged: 1, released: 1 })
       })
     )
   )

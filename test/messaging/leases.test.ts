@@ -163,4 +163,36 @@ describe("a lease", () => {
       }).pipe(scopedInTime, Effect.provide(short(() => ({ renew: () => Effect.never }))))
     )
   })
+
+  it.effect("that is lost again and again behind a busy key does not keep other keys out", () => {
+    let taken: ReadonlyArray<Driver.Delivery> = []
+    const losing = changedSubscription((subscription) => ({
+      ...subscription,
+      // All but the first are taken away at each renewal.
+      renew: (deliveries) =>
+        Effect.map(subscription.renew(deliveries), (ends) =>
+          ends.map((end, i) => {
+            taken = taken.length === 0 ? deliveries : taken
+            return deliveries[i]?.message.envelope.key === "a" && deliveries[i] !== taken[0] ? "Lost" : end
+          })
+        )
+    }))
+    return Effect.gen(function* () {
+      const one = yield* gate
+      const handled: Array<number> = []
+      const consumer = yield* Consumer.make(
+        Numbers,
+        ({ key, n }) => (key === "a" ? one.pass : Effect.sync(() => handled.push(n))),
+        { group: "g", order: "key", concurrency: 2, prefetch: 6, lease: "3 seconds", shutdownDeadline: 0 }
+      )
+      for (let n = 0; n < 4; n++) yield* publish(n, "a")
+      // Lost, they come again when their lease ends at the broker.
+      yield* TestClock.adjust("1 minute")
+      for (let n = 4; n < 8; n++) yield* publish(n, "b")
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(handled, [4, 5, 6, 7])
+      yield* balanced(consumer)
+      yield* one.open
+    }).pipe(scopedInTime, Effect.provide(losing))
+  })
 })

@@ -26,6 +26,7 @@ export const close = (
     const { settings, work } = engine
     const { shutdownGrace } = settings
     const began = engine.now()
+    const releasedBefore = engine.books.read().released
     engine.phase = "draining"
     // From now on nothing begins.
     const running = [...engine.held.values()].filter(({ state }) => state === "running")
@@ -41,8 +42,7 @@ export const close = (
       ],
       { concurrency: 2 }
     )
-    const all = [...engine.held.values()]
-    for (const held of all) {
+    for (const held of [...engine.held.values()]) {
       if (held.state !== "queued") continue
       engine.giveBack(held)
       if (held.handle !== undefined) yield* held.handle.cancel
@@ -63,14 +63,15 @@ export const close = (
     engine.phase = "closed"
     for (const held of [...abandoned, ...unsettled]) engine.end(held, "unsettled", true)
     yield* atMost(shutdownGrace, `The end of the subscription of consumer ${engine.name}`, parts.unsubscribe)
+    const accounting = engine.books.read()
     return {
       topic: work.topic,
       group: work.group,
       drained: running.filter(({ outcome }) => outcome !== undefined && decided.has(outcome)).length,
-      released: all.filter(({ outcome }) => outcome === "released").length,
+      released: accounting.released - releasedBefore,
       abandoned: abandoned.map(({ envelope }) => envelope.id),
       unsettled: unsettled.map(({ envelope }) => envelope.id),
       elapsed: engine.now() - began,
-      accounting: engine.books.read()
+      accounting
     }
   })

@@ -306,6 +306,7 @@ export class ConsumerEngine {
     if (this.phase === "closed" || held.state === "settling" || held.state === "ended") return
     const lane = settlement._tag === "Acknowledge" ? undefined : held.lane
     const ran = held.state === "running"
+    this.unqueue(held)
     this.books.move(held, "settling")
     lane?.ask()
     this.settler.add({ held, settlement, outcome, lane })
@@ -336,6 +337,7 @@ export class ConsumerEngine {
   /** Records the one outcome of a delivery. */
   end(held: Held, outcome: DeliveryOutcome, confirmed: boolean): void {
     if (held.state === "ended") return
+    this.unqueue(held)
     this.books.end(held, outcome, confirmed)
     this.held.delete(held.delivery)
     held.fiber = undefined
@@ -343,6 +345,11 @@ export class ConsumerEngine {
     held.handle = undefined
     if (held.lane !== undefined) this.lanes.leave(held.lane, this.takes)
     if (this.wantsMore) this.room.openUnsafe()
+  }
+
+  /** What waits behind its key and is not to be run must not fill the backlog. (The task of a batch is not its own.) */
+  private unqueue({ handle, state }: Held): void {
+    if (state === "queued" && handle !== undefined && this.settings.batch === undefined) Effect.runFork(handle.cancel)
   }
 
   /** A delivery is not ours any more: its handler is interrupted with the cause, and nothing is settled. */

@@ -83,7 +83,7 @@ class Running {
       yield* Effect.forkIn(
         Effect.andThen(
           Deferred.await(stop),
-          Effect.suspend(() => Effect.forkDetach(this.drain(0)))
+          Effect.suspend(() => Effect.forkDetach(this.drain(this.parts.settings.shutdownDeadline)))
         ),
         fibers
       )
