@@ -148,7 +148,7 @@ class Running {
       const idleFor = engine.now() - this.takenAt
       if (engine.phase !== "open" || engine.paused || engine.held.size > 0 || idleFor < stallAfter) return
       const { topic, group } = engine.work
-      const { delayed, waiting } = yield* engine.driver.backlog({ topic, group })
+      const { delayed, waiting } = yield* engine.subscription.backlog ?? engine.driver.backlog({ topic, group })
       // It answers, although no message has come that would show it.
       engine.problem = undefined
       if (waiting === undefined || waiting - (delayed ?? 0) <= 0) return

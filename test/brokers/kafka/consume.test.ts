@@ -152,7 +152,11 @@ describeWith("kafka", (kafka) => {
       const driver = yield* connect(broker)
       const subscription = yield* subscribe(driver, { topic })
       const admin = yield* client(broker).admin
-      yield* Effect.promise(() => admin.createPartitions({ topics: [{ name: topic, count: 6, assignments: [{ brokerIds: [1] }, { brokerIds: [1] }] }] }))
+      yield* Effect.promise(() =>
+        admin.createPartitions({
+          topics: [{ name: topic, count: 6, assignments: [{ brokerIds: [1] }, { brokerIds: [1] }] }]
+        })
+      )
       const producer = yield* client(broker).producer()
       yield* Effect.promise(() =>
         producer.send({
