@@ -127,6 +127,11 @@ export interface Subscription {
   readonly lost: Stream.Stream<ReadonlyArray<Delivery>>
   /** Changes the credit. 0 stops new deliveries and keeps those that are held; a `take` that waits goes on waiting. */
   readonly setCredit: (credit: number) => Effect.Effect<void, BrokerError>
+  /**
+   * What waits for this subscription, where members of a group share by something else than who asks first: partitions of
+   * one may be empty while another's are not. Default: what waits for the group.
+   */
+  readonly backlog?: Effect.Effect<Backlog, BrokerError> | undefined
   /** What keeps it from receiving now, where the driver knows while a `take` waits. */
   readonly problem?: (() => BrokerError | undefined) | undefined
 }

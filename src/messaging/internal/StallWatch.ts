@@ -71,7 +71,7 @@ export class StallWatch {
     const { engine } = this
     const { stallAfter } = engine.settings
     const { topic, group } = engine.work
-    return Effect.suspend(() => engine.driver.backlog({ topic, group })).pipe(
+    return Effect.suspend(() => engine.subscription.backlog ?? engine.driver.backlog({ topic, group })).pipe(
       Effect.timeoutOrElse({
         duration: stallAfter,
         orElse: () => Effect.fail(this.silent("backlog", stallAfter))

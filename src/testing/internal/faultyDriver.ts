@@ -141,6 +141,7 @@ const wrapSubscription = (system: string, topic: string, inner: Subscription, fa
       }),
     lost: inner.lost,
     setCredit: (credit) => faults.call(system, "setCredit", { topic }, inner.setCredit(credit)),
+    backlog: inner.backlog && faults.call(system, "backlog", { topic }, inner.backlog),
     problem: inner.problem
   }
 }

@@ -70,8 +70,9 @@ export const client = (broker: string) => {
         const stream = await consumer.consume({ topics: [topic], mode: "earliest", autocommit: false })
         const records: Array<Message<Buffer, Buffer, string, Buffer>> = []
         try {
+          const each = stream[Symbol.asyncIterator]()
           while (records.length < count) {
-            const next = await stream[Symbol.asyncIterator]().next()
+            const next = await each.next()
             if (next.done) break
             records.push(next.value)
           }

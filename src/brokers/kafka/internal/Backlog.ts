@@ -1,12 +1,27 @@
 /** What waits for a group: exact for the partitions that are read here, and the lag of the others. */
 import type { Backlog, Group } from "../../../messaging/Driver.ts"
 import type { TopicInfo } from "./Cluster.ts"
+import type { Consumption } from "./Consumption.ts"
 import { retryTopicOf } from "./Names.ts"
 import type { Partition } from "./Partition.ts"
 import type { Parts } from "./Parts.ts"
 import { read as readProgress } from "./Progress.ts"
 import type { Committed } from "./Topology.ts"
 import { earliest, latest } from "./Topology.ts"
+
+/** What waits in the partitions of one subscription. */
+export const backlogOfOne = async ({ cluster, topology }: Parts, { partitions }: Consumption): Promise<Backlog> => {
+  const sum = new Sum()
+  const now = Date.now()
+  const ends = new Map<string, ReadonlyArray<number>>()
+  for (const name of new Set([...partitions.values()].map(({ topic }) => topic))) {
+    const topic = await cluster.findTopic(name)
+    if (topic !== undefined) ends.set(name, await topology.offsets(topic, latest))
+  }
+  for (const partition of partitions.values())
+    sum.addOurs(partition, ends.get(partition.topic)?.[partition.index] ?? 0, now)
+  return sum.backlog
+}
 
 export const backlogOf = async (parts: Parts, group: Group): Promise<Backlog> => {
   const { cluster, topology } = parts

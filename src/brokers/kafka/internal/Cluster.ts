@@ -2,7 +2,7 @@
  * The servers: connections to them, who leads what, and requests that find their way.
  *
  * It speaks the protocol through the client's own functions for single requests, since its consumer has no way to wait while
- * partitions are taken away, nor to stop reading one of them. docs/decisions/0010 has the reasons.
+ * partitions are taken away, nor to stop reading one of them. docs/decisions/0007 has the reasons.
  */
 import type { Broker, Connection } from "@platformatic/kafka"
 import { ConnectionPool, findCoordinatorV6, metadataV12 } from "@platformatic/kafka"

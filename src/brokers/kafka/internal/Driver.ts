@@ -5,7 +5,7 @@ import * as Queue from "effect/Queue"
 import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { BrokerError } from "../../../messaging/BrokerError.ts"
+import { BrokerError } from "../../../messaging/BrokerError.ts"
 import type {
   Delivery,
   Driver,
@@ -17,7 +17,7 @@ import type {
   Topology
 } from "../../../messaging/Driver.ts"
 import { Registry } from "../../../registry/Registry.ts"
-import { backlogOf } from "./Backlog.ts"
+import { backlogOf, backlogOfOne } from "./Backlog.ts"
 import type { TopicInfo } from "./Cluster.ts"
 import type { SendCopy } from "./Consumption.ts"
 import { Consumption } from "./Consumption.ts"
@@ -154,8 +154,12 @@ const sendAll = (
       const about = { operation: "publish", topic: destination.topic, ids: [envelope.id] }
       if (topic !== undefined) records.push(parts.record(about, topic, message, turn, done))
       else {
-        const error = asked !== undefined && Result.isFailure(asked) ? asked.failure.reason : undefined
-        done({ _tag: "Failed", error: errorOf(about, error ?? new Error("the topic was just removed")) })
+        const reason = asked !== undefined && Result.isFailure(asked) ? asked.failure.reason : undefined
+        const error =
+          reason === undefined
+            ? errorOf(about, new Error("the topic was just removed"))
+            : new BrokerError({ broker: system, ...about, reason })
+        done({ _tag: "Failed", error })
       }
     })
     for (const record of records) parts.producer.send(record)
@@ -194,6 +198,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       renew: (deliveries) => Effect.sync(() => deliveries.map(renewed)),
       lost: Stream.fromQueue(lost),
       setCredit: (credit) => Effect.sync(() => consumption.setCredit(credit)),
+      backlog: cluster.patiently({ operation: "ask for the backlog", topic }, () => backlogOfOne(parts, consumption)),
       problem: () => consumption.problem
     }
   })

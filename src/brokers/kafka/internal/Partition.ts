@@ -339,8 +339,14 @@ export class Partition {
     return this.held === 0 ? undefined : this.entries.find((entry) => entry.delivery?.message.body === body)
   }
 
-  /** How many of those not handed over are not due. */
+  /** How many of those not handed over are not due, or stand behind one of their key that is not. */
   delayed(now: number): number {
-    return this.returned.filter(({ dueAt }) => dueAt > now).length
+    let delayed = 0
+    for (const { content, dueAt } of this.returned) {
+      if (dueAt <= now) continue
+      const { key } = content.envelope
+      delayed += (key === undefined ? undefined : this.lanes.get(key)?.entries.length) ?? 1
+    }
+    return delayed
   }
 }
