@@ -88,8 +88,7 @@ export const removeGroup = (parts: Parts, group: Group): Effect.Effect<void, Bro
       about,
       Effect.forEach(
         known,
-        (http) =>
-          Effect.andThen(Lookup.deleteChannel(http, group.topic, group.group), Lookup.deleteTopic(http, own)),
+        (http) => Effect.andThen(Lookup.deleteChannel(http, group.topic, group.group), Lookup.deleteTopic(http, own)),
         { concurrency: "unbounded", discard: true }
       )
     )

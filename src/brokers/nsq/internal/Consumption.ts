@@ -14,9 +14,9 @@ import * as Command from "../protocol/Command.ts"
 import { ask } from "../protocol/Connection.ts"
 import type { ServerError } from "../protocol/errors.ts"
 import type { Message } from "../protocol/Message.ts"
-import { spread } from "./Credit.ts"
-import { rejected, unavailable } from "./errors.ts"
 import type { Copies } from "./Copies.ts"
+import { needsTurns, spread } from "./Credit.ts"
+import { rejected, unavailable } from "./errors.ts"
 import { NsqDelivery, type Session } from "./Session.ts"
 import { decode } from "./Wire.ts"
 
@@ -45,7 +45,7 @@ export class Consumption {
   /** Handed on and not settled. */
   private held = 0
   private credit: number
-  /** The connection whose turn it is, where there is less credit than connections. */
+  /** The connection whose turn it is, where there is too little credit for all at once. */
   private turn = 0
   private turnTicks = 0
   private wake: () => void = () => undefined
@@ -108,7 +108,8 @@ export class Consumption {
     // Its lease began when the server took it out of the queue, which is a little before it came.
     const since = now - this.parts.outputBufferTimeout
     const lease = { endsAt: since + features.msgTimeout, lastEnd: since + features.maxMsgTimeout }
-    const steps = notBefore > 0 ? 1 + Math.max(0, Math.ceil((notBefore - message.timestamp) / this.parts.longestStep())) : 0
+    const steps =
+      notBefore > 0 ? 1 + Math.max(0, Math.ceil((notBefore - message.timestamp) / this.parts.longestStep())) : 0
     const delivery = new NsqDelivery(session, id, raw, Math.max(1, message.attempts - steps), lease)
     session.unsettled.set(id, delivery)
     this.buffer.push(delivery)
@@ -237,9 +238,9 @@ export class Consumption {
     this.wake()
   }
 
-  /** Whether there is less credit than connections, so that they take turns. */
+  /** Whether connections take turns. */
   get hasTurns(): boolean {
-    return this.credit < this.sessions.length
+    return needsTurns(this.sessions, this.credit)
   }
 
   /** Whether each settlement may change what others may have. */
@@ -250,7 +251,7 @@ export class Consumption {
 
   private balance(): void {
     const { sessions } = this
-    const ready = spread(sessions, this.credit, sessions.length === 0 ? 0 : this.turn % sessions.length)
+    const ready = spread(sessions, this.credit, this.turn)
     // Less before more.
     for (const [index, session] of sessions.entries()) {
       if ((ready[index] ?? 0) < session.ready) session.setReady(ready[index] ?? 0)

@@ -56,7 +56,8 @@ export class Copies {
       alone: false,
       done: (answer: Published) => {
         if (answer._tag !== "Failed") return this.ended(confirmed)
-        if (failures === 0) this.log(`A copy for topic "${this.topic}" was not confirmed; it is sent again`, answer.error)
+        if (failures === 0)
+          this.log(`A copy for topic "${this.topic}" was not confirmed; it is sent again`, answer.error)
         if (this.over) return this.ended(() => undefined)
         const pause = Math.min(10_000, 50 * 2 ** Math.min(failures, 10))
         setTimeout(() => this.sendUntilThere(message, bytes, delay, failures + 1, confirmed), pause)

@@ -131,25 +131,29 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
     let onOpened: (() => void) | undefined
     let onRefused: ((error: BrokerError) => void) | undefined
     const feedOf = (address: NodeAddress, place: { readonly topic: string; readonly own: boolean }) =>
-      new Feed({ ...place, channel: group }, () => ({ ...connectOptions(parts.settings, address), ...leaseOf(options) }), {
-        opened: (session) => {
-          consumption.opened(session)
-          if (!session.own) onOpened?.()
-        },
-        ended: (session) => consumption.ended(session),
-        rescue: (messages) => {
-          const text = `NSQ: nsqd ${keyOf(address)} was restarted; ${messages.length} messages of "${topic}" that were held from it are sent to group "${group}" again`
-          fork(Effect.logWarning(text))
-          for (const message of messages) copies.send(message, 0, () => undefined)
-        },
-        failed: (error) => {
-          consumption.unreachable(error.message, error)
-          const refused = errorOf(about, error)
-          if (refused.reason._tag === "Rejected") onRefused?.(refused)
-        },
-        onMessage: (session, message) => consumption.receive(session, message),
-        onFailed: (session, error) => consumption.failed(session, error)
-      })
+      new Feed(
+        { ...place, channel: group },
+        () => ({ ...connectOptions(parts.settings, address), ...leaseOf(options) }),
+        {
+          opened: (session) => {
+            consumption.opened(session)
+            if (!session.own) onOpened?.()
+          },
+          ended: (session) => consumption.ended(session),
+          rescue: (messages) => {
+            const text = `NSQ: nsqd ${keyOf(address)} was restarted; ${messages.length} messages of "${topic}" that were held from it are sent to group "${group}" again`
+            fork(Effect.logWarning(text))
+            for (const message of messages) copies.send(message, 0, () => undefined)
+          },
+          failed: (error) => {
+            consumption.unreachable(error.message, error)
+            const refused = errorOf(about, error)
+            if (refused.reason._tag === "Rejected") onRefused?.(refused)
+          },
+          onMessage: (session, message) => consumption.receive(session, message),
+          onFailed: (session, error) => consumption.failed(session, error)
+        }
+      )
     const known = new Set<string>()
     const follow = () => {
       for (const address of parts.nodes.having([topic, own])) {

@@ -32,9 +32,9 @@ export interface ConnectOptions {
   readonly heartbeat?: number | undefined
   /** Milliseconds after which a message that was not answered for is handed over again, at least 1000. Default: the server's. */
   readonly msgTimeout?: number | undefined
-  /** Milliseconds that a message may wait at the server for others to go with it. Default: the server's. */
+  /** Milliseconds that a message may wait at the server for others to go with it, -1 for none. Default: the server's. */
   readonly outputBufferTimeout?: number | undefined
-  /** Bytes that the server gathers for one write. Default: the server's. */
+  /** Bytes that the server gathers for one write, -1 for none. Default: the server's. */
   readonly outputBufferSize?: number | undefined
   /** TLS, where the server has it; a server without it is refused. */
   readonly tls?: TlsOptions | undefined
@@ -64,7 +64,13 @@ export type Answer = Buffer | ServerError | ConnectionLost | "NotDone"
 
 export class Connection {
   readonly address: string
-  features: Features = { version: "", maxRdyCount: 2500, msgTimeout: 60_000, maxMsgTimeout: 900_000, authRequired: false }
+  features: Features = {
+    version: "",
+    maxRdyCount: 2500,
+    msgTimeout: 60_000,
+    maxMsgTimeout: 900_000,
+    authRequired: false
+  }
   /** Why it has ended; none while it is open. */
   ended: ConnectionLost | undefined = undefined
   /** When something came last, by the clock of the process. */
@@ -254,7 +260,10 @@ export class Connection {
     this.features = agreed.features
     if (tls !== undefined) {
       if (!agreed.tls) {
-        throw new ServerError({ code: "E_TLS", detail: "the server has no TLS; leave out tls, or give it a certificate" })
+        throw new ServerError({
+          code: "E_TLS",
+          detail: "the server has no TLS; leave out tls, or give it a certificate"
+        })
       }
       await this.secure(tls)
     }
@@ -347,10 +356,7 @@ export const open = (options: ConnectOptions): Effect.Effect<Connection, Connect
   })
 
 /** Gives a command and waits for its answer. Interrupted, it may have been done. */
-export const ask = (
-  connection: Connection,
-  command: Uint8Array
-): Effect.Effect<Buffer, ServerError | ConnectionLost> =>
+export const ask = (connection: Connection, command: Uint8Array): Effect.Effect<Buffer, ServerError | ConnectionLost> =>
   Effect.callback((resume) => {
     connection.request([command], (answer) => {
       if (Buffer.isBuffer(answer)) return resume(Effect.succeed(answer))

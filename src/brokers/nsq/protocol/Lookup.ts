@@ -98,11 +98,7 @@ const Stats = Schema.Struct({
 export type TopicStats = NonNullable<(typeof Stats.Type)["topics"]>[number]
 
 /** What an nsqd has of a topic; `undefined` where it has not. */
-export const stats = (
-  nsqd: string,
-  topic: string,
-  timeout = 5000
-): Effect.Effect<TopicStats | undefined, HttpError> =>
+export const stats = (nsqd: string, topic: string, timeout = 5000): Effect.Effect<TopicStats | undefined, HttpError> =>
   Effect.map(
     getJson(
       Stats,
@@ -118,10 +114,7 @@ export const config = (nsqd: string, option: string, timeout = 5000): Effect.Eff
 
 /** Deletes a channel with what is in it; that there is none is no error. */
 export const deleteChannel = (nsqd: string, topic: string, channel: string, timeout = 5000) =>
-  post(
-    `${nsqd}/channel/delete?topic=${encodeURIComponent(topic)}&channel=${encodeURIComponent(channel)}`,
-    timeout
-  )
+  post(`${nsqd}/channel/delete?topic=${encodeURIComponent(topic)}&channel=${encodeURIComponent(channel)}`, timeout)
 
 /** Deletes a topic with what is in it; that there is none is no error. */
 export const deleteTopic = (nsqd: string, topic: string, timeout = 5000) =>
