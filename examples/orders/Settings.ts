@@ -19,6 +19,8 @@ export class Settings extends Context.Service<
   {
     readonly port: number
     readonly database: string
+    /** Servers of a Kafka cluster, as `host:port`. */
+    readonly kafka: ReadonlyArray<string>
     readonly trackingLog: string
     readonly smsGateway: URL | undefined
     readonly smsRetryMillis: number
@@ -31,6 +33,10 @@ export class Settings extends Context.Service<
       port: port("PORT").pipe(Config.withDefault(3000)),
       /** The one file: orders, stock, and the messages about them. */
       database: Config.NonEmptyString("DATABASE").pipe(Config.withDefault(join(tmpdir(), "orders.db"))),
+      kafka: Config.NonEmptyString("KAFKA_BROKERS").pipe(
+        Config.withDefault("127.0.0.1:9092"),
+        Config.map((list) => list.split(","))
+      ),
       /** Grows by a line of JSON for each order. */
       trackingLog: Config.NonEmptyString("TRACKING_LOG").pipe(Config.withDefault(join(tmpdir(), "orders.jsonl"))),
       /** Where SMS are sent through. Without it, the program starts the gateway that ships with it. */

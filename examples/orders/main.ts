@@ -1,7 +1,7 @@
 /**
  * A service that takes orders over HTTP and works them off behind the answer:
  *
- *     node --conditions=millrace-source examples/orders/main.ts [--broker sqlite]
+ *     node --conditions=millrace-source examples/orders/main.ts [--broker sqlite|kafka]
  *
  * Its work is of three kinds, by what happens when the process dies:
  *

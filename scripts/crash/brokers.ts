@@ -5,13 +5,19 @@ import { join } from "node:path"
 import { Effect, type Layer, Stream } from "effect"
 import type { Broker } from "millrace"
 import { DeadLetters } from "millrace"
+import { Kafka } from "millrace/kafka"
+import { RabbitMq } from "millrace/rabbitmq"
 import { Sqlite } from "millrace/sqlite"
+import { urlOf } from "../services/state.ts"
 import type { Letter } from "./history.ts"
+import { clear, readLetters } from "./rabbitmq.ts"
 import { Steps } from "./scenario.ts"
 
 type Orderly = Broker.Broker<"order">
 
 interface Checked {
+  /** Removes what an earlier check has left behind. */
+  readonly prepare?: () => Promise<void>
   /** A broker without order is typed as one with it, and not asked for it. */
   readonly layer: (folder: string) => Layer.Layer<Orderly, Broker.BrokerError>
   readonly ordered: boolean
@@ -27,8 +33,21 @@ const browse = (layer: Layer.Layer<Broker.Broker<"browse">, Broker.BrokerError>)
     Effect.runPromise
   )
 
+/** Servers are those of `npm run services`, where they are up. */
+const rabbitmq = (): string => urlOf("rabbitmq", "amqp")
+const kafka = () =>
+  Kafka.layer({ brokers: [urlOf("kafka", "bootstrap")], createTopics: { partitions: 4, replication: 1 } })
+
 export const brokers: Readonly<Record<string, Checked>> = {
-  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) }
+  sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) },
+  rabbitmq: {
+    prepare: () => clear(rabbitmq()),
+    // It is not asked for order.
+    layer: () => RabbitMq.layer({ url: rabbitmq() }) as unknown as Layer.Layer<Orderly, Broker.BrokerError>,
+    ordered: false,
+    deadLetters: () => readLetters(rabbitmq())
+  },
+  kafka: { layer: kafka, ordered: true, deadLetters: () => browse(kafka()) }
 }
 
 export const layerOf = (broker: string, folder: string): Layer.Layer<Orderly, Broker.BrokerError> => {

@@ -6,7 +6,12 @@ import { createHash } from "node:crypto"
 import { Schedule, Schema } from "effect"
 import { Consumer, Topic } from "millrace"
 
-export const topicName = "crash.check"
+/**
+ * A server keeps the topics of earlier runs, so that each run has one of its own. The processes that it starts inherit the
+ * variable.
+ */
+process.env.MILLRACE_CRASH_RUN ??= String(Date.now())
+export const topicName = `crash.check.${process.env.MILLRACE_CRASH_RUN}`
 
 /** A message: the next number of its key. */
 export const Steps = Topic.make(topicName, {

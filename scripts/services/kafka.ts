@@ -24,6 +24,11 @@ broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=1000
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
+# A consumer that was killed is missed after this time, so that tests need not wait for 45 seconds.
+group.consumer.session.timeout.ms=6000
+group.consumer.min.session.timeout.ms=6000
+group.consumer.heartbeat.interval.ms=2000
+group.consumer.min.heartbeat.interval.ms=1000
 offsets.topic.num.partitions=4
 offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=4

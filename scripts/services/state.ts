@@ -125,3 +125,10 @@ const lockedBy = (lock: string): Pid | undefined => {
     return undefined
   }
 }
+
+/** Where a server is, for programs that are given none. */
+export const urlOf = (service: string, url: string): string => {
+  const found = read()[service]?.urls[url]
+  if (found === undefined) throw new Error(`${service} is not up; \`npm run services -- up ${service}\` starts it`)
+  return found
+}

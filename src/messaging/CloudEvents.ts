@@ -108,13 +108,21 @@ const whole = (value: string | undefined, least: number, fallback: number): numb
 /** The furthest times that a date can be. */
 const furthest = 8.64e15
 
+/** Many messages are of the same millisecond. */
+let lastWritten = { millis: 0, text: new Date(0).toISOString() }
+
 const writeTime = (millis: number): string => {
+  if (millis === lastWritten.millis) return lastWritten.text
   const within = Number.isNaN(millis) ? 0 : Math.max(-furthest, Math.min(furthest, millis))
-  return new Date(within).toISOString()
+  lastWritten = { millis, text: new Date(within).toISOString() }
+  return lastWritten.text
 }
 
+/** JavaScript takes much else for a date too, such as "-3". */
+const rfc3339 = /^[+-]?\d{4,6}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d/
+
 const readTime = (value: string | undefined): number | undefined => {
-  if (value === undefined) return undefined
+  if (value === undefined || !rfc3339.test(value)) return undefined
   const millis = Date.parse(value)
   return Number.isNaN(millis) ? undefined : millis
 }

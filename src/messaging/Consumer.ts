@@ -21,11 +21,13 @@
  * **Gotchas**
  *
  * - A handler whose message was lost (its lease ran out, a rebalance took it) is interrupted; see {@link isLeaseLost}.
+ * - A consumer needs its broker to close: make it in the scope of the broker's layer or in a narrower one, else it finds the
+ *   broker gone, and what it held comes again.
  *
  * **Example** (Retry, dead letter)
  *
  * ```ts
- * import { Effect, Layer, Schedule, Schema } from "effect"
+ * import { Effect, Layer, Schema } from "effect"
  * import { Consumer, Topic } from "millrace"
  *
  * class GatewayDown extends Schema.TaggedError<GatewayDown>()("GatewayDown", {}) {}
@@ -41,7 +43,7 @@
  *   concurrency: 16,
  *   order: "key",
  *   onError: {
- *     GatewayDown: Consumer.retry(Schedule.exponential("1 second")),
+ *     GatewayDown: Consumer.retry(Consumer.backoff("1 second", "5 minutes")),
  *     NumberRejected: Consumer.deadLetter
  *   }
  * })
@@ -74,7 +76,7 @@ export type { AbilityOptions, BatchOptions, ConsumerOptions } from "./ConsumerOp
 export type { ConsumerAccounting, ConsumerReport, DeliveryOutcome } from "./ConsumerReport.ts"
 export { format as formatReport, isBalanced, isClean } from "./ConsumerReport.ts"
 export type { Decide, Decision, OnError, OnErrorOption, Unset } from "./Decision.ts"
-export { deadLetter, delay, drop, retry } from "./Decision.ts"
+export { backoff, deadLetter, delay, drop, retry } from "./Decision.ts"
 export { isLeaseLost, LeaseLost, leaseLostOf } from "./LeaseLost.ts"
 
 type Given<T, Need> = [T] extends [undefined] ? never : Need
@@ -94,7 +96,7 @@ const open = (
   handleBatch: HandleBatch | undefined
 ): Effect.Effect<RunningConsumer, BrokerError, Scope.Scope> =>
   Effect.gen(function* () {
-    const settings = yield* checkConsumer(options)
+    const settings = yield* checkConsumer(options, handleBatch !== undefined)
     // Required by the signatures; the key of a name holds the driver, whatever it can.
     const driver = yield* named(topic.broker) as unknown as Effect.Effect<Driver>
     // With all its groups, so that none misses what is published before its own consumer starts.
@@ -159,7 +161,7 @@ export const layer = <
  *
  * A batch runs when it has `size` messages, or when its first has waited for `linger`. The handler's failure is that of every
  * message in it; a list of results says for each how it went, in order. Batches have no order by key. A lost lease does not
- * interrupt the others of its batch.
+ * interrupt the others of its batch: the handler is interrupted when none of them is left.
  */
 export const makeBatch = <
   A,

@@ -21,10 +21,11 @@ export class ConsumerStopped extends Schema.TaggedError<ConsumerStopped>("millra
 /** How a consumer is, for a health check. */
 export interface ConsumerHealth {
   /**
-   * `unreachable`: the broker does not answer, or answers with errors. `stalled`: messages wait, handlers are idle, and
-   * nothing is taken. The other states are what somebody asked for.
+   * `unreachable`: the broker has not answered for `stallAfter`, or answers with errors. `stalled`: messages wait, none is
+   * held, and none comes. The other states are what somebody asked for.
    */
   readonly status: "consuming" | "paused" | "unreachable" | "stalled" | "draining" | "stopped"
+  /** What the broker last failed with, until that works again. */
   readonly problem: BrokerError | undefined
   /** Milliseconds since messages were last taken. */
   readonly sinceTaken: number
@@ -42,7 +43,7 @@ export interface RunningConsumer {
   readonly resume: Effect.Effect<void>
   /** Changes how many handlers run at the same time. */
   readonly resize: (concurrency: number) => Effect.Effect<void>
-  /** Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report. */
+  /** Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report, and the earlier deadline wins. */
   readonly drain: (options?: { readonly deadline?: Duration.Input | undefined }) => Effect.Effect<ConsumerReport>
   /** Waits for its end. Fails with `ConsumerStopped` where a message has ended it. */
   readonly stopped: Effect.Effect<ConsumerReport, ConsumerStopped>

@@ -2,7 +2,7 @@
  * What becomes of a message that was not handled: tried again, set aside, or let go.
  */
 import type * as Duration from "effect/Duration"
-import type * as Schedule from "effect/Schedule"
+import * as Schedule from "effect/Schedule"
 import type { Envelope } from "./Envelope.ts"
 
 /** A decision about one message; made by {@link retry}, {@link delay}, {@link deadLetter} and {@link drop}. */
@@ -20,6 +20,10 @@ export type Decision =
  * need not repeat its delays.
  */
 export const retry = (schedule: Schedule.Schedule<unknown, number>): Decision => ({ _tag: "Retry", schedule })
+
+/** The usual schedule for {@link retry}: delays that double from `first` up to `most`, without an end. */
+export const backoff = (first: Duration.Input, most: Duration.Input): Schedule.Schedule<Duration.Duration> =>
+  Schedule.min([Schedule.exponential(first), Schedule.spaced(most)])
 
 /** Again after this time, up to `maxAttempts`: for errors that say when to come back. */
 export const delay = (duration: Duration.Input): Decision => ({ _tag: "Delay", duration })

@@ -47,6 +47,7 @@ import { named } from "./Broker.ts"
 import { BrokerError, Rejected } from "./BrokerError.ts"
 import type { Driver, OutgoingMessage, Published, RawMessage } from "./Driver.ts"
 import type { Envelope } from "./Envelope.ts"
+import { publishEach, publishOne } from "./internal/answers.ts"
 import { makeCodec } from "./internal/Codec.ts"
 import { declareOnce } from "./internal/declareOnce.ts"
 import { invalidHeader } from "./internal/headers.ts"
@@ -74,6 +75,16 @@ export interface PublishOptions {
   readonly headers?: Readonly<Record<string, string>> | undefined
   readonly correlationId?: string | undefined
 }
+
+/** Options of a batch; a function is asked for every message. */
+export interface PublishAllOptions<in A> {
+  readonly id?: ((value: A) => string) | undefined
+  readonly key?: ((value: A) => string | undefined) | undefined
+  readonly headers?: Readonly<Record<string, string>> | ((value: A) => Readonly<Record<string, string>>) | undefined
+}
+
+/** The payload of a topic's messages. */
+export type Payload<T> = T extends { readonly "~millrace/Topic": { readonly A: (_: infer A) => unknown } } ? A : never
 
 type Given<T, Need> = [T] extends [undefined] ? never : Need
 
@@ -105,11 +116,11 @@ export interface Topic<in out A, out B extends string = "default", out R = never
    */
   readonly publishAll: (
     values: Iterable<A>,
-    options?: { readonly headers?: Readonly<Record<string, string>> | undefined }
+    options?: PublishAllOptions<A>
   ) => Effect.Effect<ReadonlyArray<Receipt>, BrokerError | EncodeError | PublishIncomplete, R | Broker<never, B>>
   /**
-   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once. Call it at
-   * the start of a program whose first publish is inside a transaction, where some brokers can create nothing.
+   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once; a program
+   * may do it as it starts, to hear of what is wrong before the first message.
    */
   readonly declare: Effect.Effect<void, BrokerError, Broker<never, B>>
   /** The payload of a message in the current version. */
@@ -229,21 +240,31 @@ export const make = <
   ) =>
     withDriver((driver) =>
       Effect.flatMap(outgoing(value, driver, given), (message) =>
-        Effect.flatMap(driver.publish([message]), ([answer]) => {
-          if (answer?._tag === "Failed") return Effect.fail(answer.error)
-          return Effect.succeed({ id: message.envelope.id, duplicate: answer?._tag === "Duplicate" })
-        })
+        Effect.map(publishOne(driver, message), ({ _tag }) => ({
+          id: message.envelope.id,
+          duplicate: _tag === "Duplicate"
+        }))
       )
     )
 
-  const publishAll = (values: Iterable<A>, given?: PublishOptions) =>
+  const publishAll = (values: Iterable<A>, given?: PublishAllOptions<A>) =>
     withDriver((driver) =>
       Effect.flatMap(
-        Effect.forEach(values, (value) => outgoing(value, driver, given)),
+        Effect.forEach(values, (value) =>
+          outgoing(
+            value,
+            driver,
+            given && {
+              id: given.id?.(value),
+              key: given.key?.(value),
+              headers: typeof given.headers === "function" ? given.headers(value) : given.headers
+            }
+          )
+        ),
         (messages) =>
           messages.length === 0
             ? Effect.succeed([])
-            : Effect.flatMap(driver.publish(messages), (answers) => receipts(name, messages, answers))
+            : Effect.flatMap(publishEach(driver, messages), (answers) => receipts(name, messages, answers))
       )
     )
 

@@ -19,7 +19,9 @@ describe("options of a consumer", () => {
     [{ group: "g", onUndecodable: "ignore" }, /onUndecodable must be one of "deadLetter", "stop"/],
     [{ group: "g", order: "total" }, /order must be "key" or left out/],
     [{ group: "g", replay: "yesterday" }, /replay must be "earliest" or a Date/],
-    [{ group: "g", rateLimit: { limit: 0, interval: "1 second" } }, /rateLimit.limit must be/]
+    [{ group: "g", rateLimit: { limit: 0, interval: "1 second" } }, /rateLimit.limit must be/],
+    [{ group: "g", rateLimit: null }, /rateLimit.limit must be/],
+    [{ group: "g", replay: new Date(Number.NaN) }, /replay must be "earliest" or a Date/]
   ]
   for (const [options, problem] of wrong) {
     it.effect(`${JSON.stringify(options)} are a defect that says what is allowed`, () =>
@@ -29,6 +31,28 @@ describe("options of a consumer", () => {
           const exit = yield* Effect.exit(Consumer.make(Numbers, () => Effect.void, options as { group: string }))
           assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
           assert.match(String(exit), problem)
+        })
+      )
+    )
+  }
+})
+
+describe("options of a consumer of batches", () => {
+  const wrong: ReadonlyArray<readonly [options: object, problem: RegExp]> = [
+    [{ group: "g" }, /size must be a whole number of at least 1 .*\n*.*linger must be a duration/],
+    [{ group: "g", size: 10, linger: 0, prefetch: 5 }, /prefetch must be at least the size of a batch \(10\), got 5/],
+    [{ group: "g", size: 10, linger: 0, order: "key" }, /order must be left out/]
+  ]
+  for (const [options, problem] of wrong) {
+    it.effect(`${JSON.stringify(options)} are a defect, and nothing is acknowledged`, () =>
+      onMemory(
+        Effect.gen(function* () {
+          const driver = yield* Broker.Broker
+          yield* driver.declare({ topic: "numbers", groups: ["g"] })
+          yield* publish(1)
+          const wrongly = options as { group: string; size: number; linger: number }
+          assert.match(String(yield* Effect.exit(Consumer.makeBatch(Numbers, () => Effect.void, wrongly))), problem)
+          assert.strictEqual((yield* driver.backlog({ topic: "numbers", group: "g" })).waiting, 1)
         })
       )
     )

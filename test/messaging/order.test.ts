@@ -7,7 +7,7 @@ import type { Driver } from "millrace"
 import { Broker, Consumer } from "millrace"
 import { Memory } from "millrace/memory"
 import { FaultyBroker, whileTimePasses } from "millrace/testing"
-import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
+import { Busy, balanced, gate, Numbers, onMemory, publish, settle, settleAll } from "./support.ts"
 
 const soon = Schedule.spaced("1 second")
 
@@ -135,6 +135,38 @@ describe("order by key", () => {
       assert.deepStrictEqual(handled, ["begin 1", "begin 1", "end 1", "begin 2", "end 2"])
     }).pipe(Effect.provide(faulty.layer(Memory.layer())))
   })
+
+  it.effect("lets other keys flow past one that is slow and has more messages than the consumer may hold", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const slow = yield* gate
+        const handled: Array<string> = []
+        const consumer = yield* Consumer.make(
+          Numbers,
+          ({ key, n }) =>
+            Effect.andThen(
+              key === "slow" ? slow.pass : Effect.void,
+              Effect.sync(() => handled.push(`${key}${n}`))
+            ),
+          { group: "g", order: "key", concurrency: 4, prefetch: 16 }
+        )
+        for (let n = 0; n < 50; n++) yield* publish(n, "slow")
+        for (let n = 0; n < 50; n++) yield* publish(n, "quick")
+        yield* settleAll
+        assert.deepStrictEqual(
+          handled,
+          Array.from({ length: 50 }, (_, n) => `quick${n}`)
+        )
+        assert.deepInclude(yield* balanced(consumer), { running: 1, queued: 1 })
+        yield* slow.open
+        yield* settleAll
+        assert.deepStrictEqual(
+          handled.slice(50),
+          Array.from({ length: 50 }, (_, n) => `slow${n}`)
+        )
+      })
+    )
+  )
 
   it.effect("goes on at once when another member has handled what was given back", () => {
     // A broker that takes its time to answer, as those over a network do.

@@ -93,7 +93,36 @@ describe("a published message", () => {
   )
 })
 
+describe("publishAll", () => {
+  it.effect("takes id, key and headers from each value", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const got: Array<readonly [id: string, key: string | undefined, header: string | undefined]> = []
+        yield* Consumer.make(Numbers, (_, { headers, id, key }) => Effect.sync(() => got.push([id, key, headers.n])), {
+          group: "g"
+        })
+        const receipts = yield* Numbers.publishAll([{ n: 1 }, { n: 2 }], {
+          id: ({ n }) => `id ${n}`,
+          key: ({ n }) => `key ${n}`,
+          headers: ({ n }) => ({ n: String(n) })
+        })
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(
+          receipts.map(({ id }) => id),
+          ["id 1", "id 2"]
+        )
+        assert.deepStrictEqual(got, [
+          ["id 1", "key 1", "1"],
+          ["id 2", "key 2", "2"]
+        ])
+      })
+    )
+  )
+})
+
 describe("publishing fails", () => {
+  let calls = 0
+
   it.effect("with EncodeError where the payload does not match the schema, and nothing is sent", () =>
     onMemory(
       Effect.gen(function* () {
@@ -153,6 +182,15 @@ describe("publishing fails", () => {
       )
       assert.include(error.message, "1 of 2 messages")
     }).pipe(Effect.provide(failing(Effect.succeed([{ _tag: "Confirmed" }, { _tag: "Failed", error: unavailable }]))))
+  )
+
+  it.effect("where the driver answers nothing about a message, for nobody knows whether it is there", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(publish(1))
+      assert.strictEqual(error._tag === "BrokerError" && error.reason._tag, "Unavailable")
+      const all = yield* Effect.flip(Numbers.publishAll([{ n: 1 }, { n: 2 }]))
+      assert.strictEqual(all._tag === "PublishIncomplete" && all.failed.length, 1)
+    }).pipe(Effect.provide(failing(Effect.sync(() => (calls++ === 0 ? [] : [{ _tag: "Confirmed" }])))))
   )
 
   it.effect("as a defect where the topic itself is wrong", () =>

@@ -1,14 +1,17 @@
 /**
  * The conformance suite on the broker in memory, in calm and with faults, and on drivers that do one thing wrong.
  *
- * `MILLRACE_CONFORMANCE_SCALE=1` runs it in full; `MILLRACE_CONFORMANCE_SEEDS` is a list of seeds for the faults.
+ * `MILLRACE_CONFORMANCE_SEEDS` is a list of seeds for the faults.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Logger } from "effect"
+import { Context, Effect, Exit, Layer, Logger } from "effect"
+import type { Driver } from "millrace"
+import { Broker } from "millrace"
 import { Memory } from "millrace/memory"
 import type { Fixture } from "millrace/testing"
 import { brokerConformance, FaultyBroker } from "millrace/testing"
-import { fixtureOf, mutants } from "./mutants.ts"
+import { conformance } from "../brokers/conformance.ts"
+import { fixtureOf, mutants } from "./mutants/index.ts"
 
 const memory = (): Fixture => ({
   layer: Memory.layer({ store: Memory.makeStore(), retain: 100_000 }),
@@ -20,20 +23,10 @@ const memory = (): Fixture => ({
     browse: "native",
     results: "none"
   },
-  lease: 200,
-  scale: Number(process.env.MILLRACE_CONFORMANCE_SCALE ?? 0.1)
+  lease: 600
 })
 
-const suite = (name: string, fixture: Fixture) =>
-  describe.concurrent(name, () => {
-    for (const { limit, run, skipped, title } of brokerConformance(fixture)) {
-      it.skipIf(skipped !== undefined)(title, { timeout: limit + 1000 }, () =>
-        Effect.runPromise(Effect.provide(run, Logger.layer([])))
-      )
-    }
-  })
-
-suite("memory", memory())
+conformance("memory", memory())
 
 for (const seed of (process.env.MILLRACE_CONFORMANCE_SEEDS ?? "1,2").split(",")) {
   const faulty = FaultyBroker.make({
@@ -45,8 +38,60 @@ for (const seed of (process.env.MILLRACE_CONFORMANCE_SEEDS ?? "1,2").split(","))
     hang: "50 millis",
     slow: "5 millis"
   })
-  suite(`memory with faults (${seed})`, { ...memory(), layer: faulty.layer(memory().layer), calm: false })
+  conformance(`memory with faults (${seed})`, { ...memory(), layer: faulty.layer(memory().layer), calm: false })
 }
+
+/** A broker in memory that goes away and comes back, to try the cases that need a server. */
+const withOutages = (confirms: boolean): Fixture => {
+  const down = FaultyBroker.make({ seed: 1, rates: {} })
+  const hole = FaultyBroker.make({ seed: 1, rates: {}, hang: "200 millis" })
+  const outage = Effect.gen(function* () {
+    yield* down.setRates({ all: { failBefore: 1 } })
+    yield* Effect.sleep("200 millis")
+    yield* down.setRates({})
+  })
+  const { layer, ...rest } = memory()
+  const whole = down.layer(layer)
+  return {
+    ...rest,
+    layer: confirms ? lying(whole) : whole,
+    calm: false,
+    patience: confirms ? "1 second" : "4 seconds",
+    restart: outage,
+    crash: outage,
+    blackHole: {
+      layer: confirms ? lying(hole.layer(layer)) : hole.layer(layer),
+      begin: hole.setRates({ all: { hangAfter: 1 } }),
+      end: hole.setRates({})
+    }
+  }
+}
+
+/** Confirms what it could not send. */
+const lying = (layer: Fixture["layer"]): Fixture["layer"] =>
+  Layer.flatMap(layer, (context) => {
+    const driver = Context.get(context, Broker.Broker)
+    const publish: Driver.Driver["publish"] = (messages) =>
+      Effect.catch(driver.publish(messages), () => Effect.succeed(messages.map(() => ({ _tag: "Confirmed" as const }))))
+    return Layer.succeed(Broker.Broker, { ...driver, publish })
+  })
+
+describe("outages", () => {
+  const alone = (fixture: Fixture) => brokerConformance(fixture).filter((one) => one.alone)
+
+  for (const { limit, run, skipped, title } of alone(withOutages(false))) {
+    it(title, { timeout: limit }, async () => {
+      assert.isUndefined(skipped)
+      await Effect.runPromise(Effect.provide(run, Logger.layer([])))
+    })
+  }
+
+  for (const { id, limit, run } of alone(withOutages(true))) {
+    it(`${id}: a driver that confirms what it could not send is caught`, { timeout: limit }, async () => {
+      assert.isTrue(Exit.isFailure(await Effect.runPromise(Effect.exit(Effect.provide(run, Logger.layer([]))))))
+    })
+  }
+})
 
 describe.concurrent("a driver that", () => {
   for (const mutant of mutants) {

@@ -51,6 +51,8 @@ same<Effect.Effect<Topic.Receipt, PublishError, Broker.Broker<never, "analytics"
 same<Effect.Effect<ReadonlyArray<Topic.Receipt>, PublishError | Topic.PublishIncomplete, Broker.Broker>>()(
   OrderPlaced.publishAll([order])
 )
+const payload: Topic.Payload<typeof OrderPlaced> = order
+same<Order>()(payload)
 // @ts-expect-error: wrong payload
 OrderPlaced.publish({ orderId: "o" })
 // @ts-expect-error: unknown option

@@ -6,6 +6,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { ConsumerReport, DeliveryOutcome } from "../ConsumerReport.ts"
+import { atMost } from "./atMost.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
 
 /** The outcomes of handlers that came to an end. */
@@ -23,13 +24,23 @@ export const close = (
 ): Effect.Effect<ConsumerReport> =>
   Effect.gen(function* () {
     const { settings, work } = engine
+    const { shutdownGrace } = settings
     const began = engine.now()
     engine.phase = "draining"
     // From now on nothing begins.
     const running = [...engine.held.values()].filter(({ state }) => state === "running")
     // A broker that does not answer must not hold up the rest.
-    yield* Effect.timeoutOption(Effect.ignore(engine.subscription.setCredit(0)), settings.shutdownGrace)
-    yield* parts.stopTaking
+    yield* Effect.all(
+      [
+        atMost(
+          shutdownGrace,
+          `Taking back the credit of consumer ${engine.name}`,
+          Effect.suspend(() => engine.subscription.setCredit(0))
+        ),
+        atMost(shutdownGrace, `The last take of consumer ${engine.name}`, parts.stopTaking)
+      ],
+      { concurrency: 2 }
+    )
     const all = [...engine.held.values()]
     for (const held of all) {
       if (held.state !== "queued") continue
@@ -38,16 +49,20 @@ export const close = (
     }
     yield* engine.pool.shutdown({ deadline })
     // All settlements answered, or as many as the time allows.
-    yield* Effect.timeoutOption(engine.settler.idle.await, settings.shutdownGrace)
+    yield* Effect.timeoutOption(engine.settler.idle.await, shutdownGrace)
     const abandoned = running.filter(({ state }) => state === "running")
     if (abandoned.length > 0) {
       const left = abandoned.map(({ delivery }) => ({ _tag: "Abandon", delivery }) as const)
-      yield* Effect.timeoutOption(Effect.ignore(engine.subscription.settle(left)), settings.shutdownGrace)
+      yield* atMost(
+        shutdownGrace,
+        `Abandoning ${left.length} messages of consumer ${engine.name}`,
+        Effect.suspend(() => engine.subscription.settle(left))
+      )
     }
     const unsettled = engine.settler.open.map(({ held }) => held)
     engine.phase = "closed"
     for (const held of [...abandoned, ...unsettled]) engine.end(held, "unsettled", true)
-    yield* parts.unsubscribe
+    yield* atMost(shutdownGrace, `The end of the subscription of consumer ${engine.name}`, parts.unsubscribe)
     return {
       topic: work.topic,
       group: work.group,

@@ -14,14 +14,16 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
-import type { BrokerError } from "../BrokerError.ts"
+import type { Registry } from "../../registry/Registry.ts"
+import { BrokerError, Rejected } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
 import { LeaseLost } from "../LeaseLost.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
 import { attempt } from "./Attempts.ts"
-import { untilItWorks } from "./backoff.ts"
+import { publishOne } from "./answers.ts"
+import { insist } from "./backoff.ts"
 import { ConsumerBooks } from "./ConsumerBooks.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { Held } from "./Held.ts"
@@ -45,8 +47,12 @@ export class ConsumerEngine {
   paused = false
   /** Takes begun so far. */
   takes = 0
-  /** What the broker last failed with; none since it answered again. */
-  problem: BrokerError | undefined = undefined
+  /** Open when leases are to be looked at again. */
+  readonly leases = Latch.makeUnsafe(false)
+  /** When leases will be looked at in any case. */
+  leasesSeenTo = Number.POSITIVE_INFINITY
+  /** Whether a take waits for the broker. */
+  taking = false
   /** Replaced when the consumer subscribes anew. */
   subscription: Subscription
   /** Told when a message stops the consumer. */
@@ -56,6 +62,7 @@ export class ConsumerEngine {
   readonly driver: Driver
   readonly pool: WorkerPool
   readonly clock: Clock.Clock
+  private readonly registry: Registry
   private readonly decisions: Decisions
 
   constructor(options: {
@@ -65,6 +72,7 @@ export class ConsumerEngine {
     readonly driver: Driver
     readonly pool: WorkerPool
     readonly clock: Clock.Clock
+    readonly registry: Registry
     readonly subscription: Subscription
   }) {
     this.work = options.work
@@ -73,11 +81,13 @@ export class ConsumerEngine {
     this.driver = options.driver
     this.pool = options.pool
     this.clock = options.clock
+    this.registry = options.registry
     this.subscription = options.subscription
     this.settler = new Settler(
       () => this.subscription,
       (settling, answer) => this.settled(settling, answer),
-      (error) => this.trouble("settle", error)
+      (settle) => this.insist("settle", settle),
+      () => this.now()
     )
   }
 
@@ -94,7 +104,8 @@ export class ConsumerEngine {
   get wantsMore(): boolean {
     if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
-    return this.books.queued === 0 || this.free * 2 >= this.settings.prefetch
+    // Less than a batch gives a handler nothing to do.
+    return this.books.queued < (this.settings.batch?.size ?? 1) || this.free * 2 >= this.settings.prefetch
   }
 
   now(): number {
@@ -111,6 +122,8 @@ export class ConsumerEngine {
       const held = new Held(delivery, lane)
       this.held.set(delivery, held)
       this.books.enter(held)
+      // Not every message comes with its whole lease.
+      if (held.renewAt(this.settings.lease) < this.leasesSeenTo) this.leases.openUnsafe()
       if (!inOrder || this.phase !== "open") this.giveBack(held)
       else runnable.push(held)
     }
@@ -119,7 +132,9 @@ export class ConsumerEngine {
 
   /** Hands a delivery to the pool. */
   start(held: Held): Effect.Effect<void> {
-    const options = held.lane === undefined ? undefined : { key: held.lane.key }
+    const key = held.lane?.key
+    // A name costs something, and is read by those who watch.
+    const options = this.registry.watched ? { name: held.envelope.id, key } : key === undefined ? undefined : { key }
     return Effect.match(this.pool.submit(this.process(held), options), {
       onFailure: () => this.giveBack(held),
       onSuccess: (handle) => {
@@ -133,28 +148,43 @@ export class ConsumerEngine {
     return Effect.uninterruptibleMask((restore) =>
       Effect.withFiber((fiber) => {
         if (!this.begin(held, fiber)) return Effect.void
-        const { deliveries } = held.delivery
-        if (deliveries !== undefined && deliveries > this.settings.maxDeliveries) {
-          return this.conclude(held, { _tag: "Crashed", deliveries }, restore)
-        }
+        const crashed = this.crashed(held)
+        if (crashed !== undefined) return this.conclude(held, crashed, restore)
         return Effect.flatMap(
-          Effect.exit(restore(attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout))),
-          (exit) => this.conclude(held, attemptOf(exit), restore)
+          Effect.exit(
+            restore(
+              attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout, (handler) => {
+                held.fiber = handler
+              })
+            )
+          ),
+          (exit) => {
+            held.fiber = fiber
+            return this.conclude(held, attemptOf(exit), restore)
+          }
         )
       })
     )
   }
 
   /** Its turn has come; false where it is not to be run any more. */
-  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>): boolean {
+  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>, batch?: ReadonlyArray<Held>): boolean {
     if (held.state !== "queued") return false
     if (this.phase !== "open") {
       this.giveBack(held)
       return false
     }
     held.fiber = fiber
+    held.batch = batch
     this.books.move(held, "running")
     return true
+  }
+
+  /** Whether it was delivered so often that it may be what kills the process. */
+  crashed({ delivery: { deliveries } }: Held): Attempt | undefined {
+    return deliveries !== undefined && deliveries > this.settings.maxDeliveries
+      ? { _tag: "Crashed", deliveries }
+      : undefined
   }
 
   /** The attempt is over: decides, and does what was decided. */
@@ -211,12 +241,17 @@ export class ConsumerEngine {
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
     }
-    const write = Effect.suspend(() => this.driver.publish([letter])).pipe(
-      Effect.flatMap(([answer]) => (answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void)),
-      Effect.tapError((error) => this.trouble("write a dead letter", error)),
-      Effect.retry(untilItWorks)
-    )
-    return Effect.map(Effect.exit(restore(write)), (exit) => {
+    const what = `write the dead letter of message ${held.envelope.id}`
+    const write = this.insist(what, () => publishOne(this.driver, letter))
+    const { onDeadLetter } = this.decisions
+    const tell =
+      onDeadLetter === undefined
+        ? Effect.void
+        : Effect.suspend(() => onDeadLetter(verdict.envelope)).pipe(
+            Effect.catchCause((cause) => Effect.logError(`onDeadLetter of consumer ${this.name} failed`, cause))
+          )
+    return Effect.map(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
+      this.problems.delete(what)
       if (held.lost !== undefined) this.endLost(held)
       else if (Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
@@ -259,7 +294,6 @@ export class ConsumerEngine {
   private settled({ held, lane, outcome }: Settling, answer: Settled): void {
     lane?.answered(this.takes + 1)
     this.end(held, answer === "Lost" ? "lost" : outcome, answer !== "Unconfirmed")
-    this.problem = undefined
   }
 
   /** Records the one outcome of a delivery. */
@@ -268,6 +302,7 @@ export class ConsumerEngine {
     this.books.end(held, outcome, confirmed)
     this.held.delete(held.delivery)
     held.fiber = undefined
+    held.batch = undefined
     held.handle = undefined
     if (held.lane !== undefined) this.lanes.leave(held.lane, this.takes)
     if (this.wantsMore) this.room.openUnsafe()
@@ -280,6 +315,8 @@ export class ConsumerEngine {
     // It comes again, and those behind it are not to overtake it.
     if (held.lane !== undefined) this.giveBackBehind(held, held.lane)
     if (held.state === "queued") return this.endLost(held)
+    // Others of its batch are handled by the same fiber; it goes on as long as one of them is ours.
+    if (held.batch?.some(({ lost, state }) => lost === undefined && state === "running")) return
     held.fiber?.interruptUnsafe(undefined, Context.make(LeaseLost, held.lost))
   }
 
@@ -292,15 +329,52 @@ export class ConsumerEngine {
     else this.end(held, "lost", true)
   }
 
+  /** What the broker fails at and last failed with, until that works again. */
+  private readonly problems = new Map<string, BrokerError>()
+
+  /** The latest problem that lasts. */
+  get problem(): BrokerError | undefined {
+    return [...this.problems.values()].at(-1)
+  }
+
+  /** The broker has refused a take, and would again: another subscription may be better off. */
+  get isRefusedToTake(): boolean {
+    return !this.taking && this.problems.get("take messages")?.reason._tag === "Rejected"
+  }
+
+  /** Does it until it works, and says so. */
+  insist<A>(what: string, operation: () => Effect.Effect<A, BrokerError>): Effect.Effect<A> {
+    return Effect.tap(
+      insist(operation, (error) => this.trouble(what, error)),
+      () => this.works(what)
+    )
+  }
+
   /** The broker does not do what it should: said once until it works again. */
   trouble(what: string, error: unknown): Effect.Effect<void> {
     return Effect.suspend(() => {
-      const known = this.problem !== undefined
-      // Every operation of a driver fails with this error.
-      this.problem = error as BrokerError
-      return known ? Effect.void : Effect.logWarning(`Consumer ${this.name} cannot ${what}; it goes on trying`, error)
+      const known = this.problems.has(what)
+      const { driver, work } = this
+      const detail = `the driver died, which is a bug of the driver: ${String(error)}`
+      const reason = new Rejected({ code: "Refused", detail, cause: error })
+      const problem =
+        error instanceof BrokerError
+          ? error
+          : new BrokerError({ broker: driver.system, operation: what, topic: work.topic, reason })
+      this.problems.delete(what)
+      this.problems.set(what, problem)
+      return known ? Effect.void : Effect.logWarning(`Consumer ${this.name} cannot ${what}; it goes on trying`, problem)
     })
   }
+
+  works(what: string): Effect.Effect<void> {
+    return this.problems.delete(what) ? Effect.logInfo(`Consumer ${this.name} can ${what} again`) : Effect.void
+  }
+
+  /** The broker answers, although no message has come that would show it. */
+  readonly answers: Effect.Effect<void> = Effect.suspend(() =>
+    Effect.andThen(this.works("ask for the backlog"), this.taking ? this.works("take messages") : Effect.void)
+  )
 }
 
 const attemptOf = (exit: Exit.Exit<Attempt>): Attempt => (Exit.isSuccess(exit) ? exit.value : { _tag: "Handled", exit })

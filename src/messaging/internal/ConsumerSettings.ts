@@ -2,17 +2,17 @@
  * The options of a consumer, checked, with their defaults filled in; times in milliseconds.
  */
 import * as Effect from "effect/Effect"
-import * as Schedule from "effect/Schedule"
 import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
-import { retry } from "../Decision.ts"
+import { backoff, retry } from "../Decision.ts"
 
 export interface ConsumerSettings {
   readonly group: string
   readonly concurrency: number
   readonly prefetch: number
+  readonly prefetchPerKey: number
   readonly prefetchBytes: number
   readonly maxAttempts: number
   readonly maxDeliveries: number
@@ -31,14 +31,14 @@ export interface ConsumerSettings {
 }
 
 /** What is done with a defect or a timeout where nothing else is said. */
-export const retryWithBackoff: Decision = retry(
-  Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("5 minutes")])
-)
+export const retryWithBackoff: Decision = retry(backoff("1 second", "5 minutes"))
 
 type Unchecked = ConsumerOptions & AbilityOptions<unknown, unknown> & Partial<BatchOptions>
 
 /** Checks the options by hand, since they come with functions and types that a schema would only pass on. */
-export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSettings> => {
+export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect<ConsumerSettings> => {
+  // JavaScript programs may give anything.
+  const options: Partial<Unchecked> = typeof given === "object" && given !== null ? given : {}
   const problems: Array<string> = []
   const whole = (name: keyof Unchecked, least: number, meaning: string, fallback: number): number => {
     const value = options[name] ?? fallback
@@ -63,21 +63,29 @@ export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSetting
     }
     return found ?? fallback
   }
-  const { group, order, rateLimit, replay, size } = options
+  const { group = "", order, rateLimit, replay } = options
   if (typeof group !== "string" || group.trim() === "") problems.push("group must be a name that is not empty")
   const concurrency = whole("concurrency", 1, "handlers at a time", 16)
-  const least = Math.max(64, 2 * concurrency, 2 * (size ?? 0))
+  // Left out, both are no numbers: a batch without a size would never be full.
+  const size = isBatch ? whole("size", 1, "messages in a batch", Number.NaN) : 0
+  const linger = isBatch ? span("linger", options.linger ?? Number.NaN, 0) : 0
+  if (isBatch && order !== undefined) problems.push("order must be left out: batches have no order by key")
+  const least = Math.max(64, 2 * concurrency, size * (concurrency + 1))
   const maxAttempts = whole("maxAttempts", 1, "attempts before a message becomes a dead letter", 20)
-  if (rateLimit !== undefined && !(Number.isInteger(rateLimit.limit) && rateLimit.limit >= 1)) {
-    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${String(rateLimit.limit)}`)
+  if (rateLimit !== undefined && !(Number.isInteger(rateLimit?.limit) && rateLimit.limit >= 1)) {
+    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${String(rateLimit?.limit)}`)
   }
   if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${String(order)}`)
-  const isReplay = replay === undefined || replay === "earliest" || replay instanceof Date
+  const isDate = replay instanceof Date && !Number.isNaN(replay.getTime())
+  const isReplay = replay === undefined || replay === "earliest" || isDate
   if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${String(replay)}`)
+  const prefetch = whole("prefetch", 1, "messages held, running ones included", least)
+  if (prefetch < size) problems.push(`prefetch must be at least the size of a batch (${size}), got ${prefetch}`)
   const settings: ConsumerSettings = {
     group,
     concurrency,
-    prefetch: whole("prefetch", 1, "messages held, running ones included", least),
+    prefetch,
+    prefetchPerKey: whole("prefetchPerKey", 1, "messages of one key held", Math.ceil(prefetch / 8)),
     prefetchBytes: whole("prefetchBytes", 1, "bytes of payload held", 16 * 1024 * 1024),
     maxAttempts,
     maxDeliveries: whole(
@@ -101,10 +109,7 @@ export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSetting
     order: order === "key" ? "key" : "none",
     // Checked above.
     replay: isReplay ? (replay as "earliest" | Date | undefined) : undefined,
-    batch:
-      size === undefined
-        ? undefined
-        : { size: whole("size", 1, "messages in a batch", 1), linger: span("linger", options.linger, 0) }
+    batch: isBatch ? { size, linger } : undefined
   }
   return problems.length === 0
     ? Effect.succeed(settings)

@@ -38,6 +38,7 @@ export interface Decisions {
   readonly onError?: Readonly<Record<string, Decision | OnAnyError>> | OnAnyError | undefined
   readonly onDefect?: ConsumerOptions["onDefect"]
   readonly onTimeout?: ConsumerOptions["onTimeout"]
+  readonly onDeadLetter?: ConsumerOptions["onDeadLetter"]
 }
 type OnAnyError = (error: never, message: Envelope) => Decision
 

@@ -85,6 +85,9 @@ describe("sqlite driver", () => {
       yield* driver.declare({ topic: "t", groups: ["a", "b"] })
       yield* driver.declare({ topic: "t", groups: ["a", "b"] })
       for (const group of ["a", "b"]) {
+        assert.strictEqual((yield* driver.backlog({ topic: "t", group })).waiting, 2)
+      }
+      for (const group of ["a", "b"]) {
         const subscription = yield* subscribe(driver, { group })
         assert.deepStrictEqual((yield* consume(subscription, 2)).map(textOf), ["kept", "too"])
         assert.deepStrictEqual(yield* drain(subscription), [])
@@ -151,6 +154,32 @@ describe("sqlite driver", () => {
       const start = Date.now()
       assert.deepStrictEqual((yield* take(subscription)).map(textOf), ["late"])
       assert.isBelow(Date.now() - start, 500)
+    })
+  )
+
+  it.live("says what waits: ready, delayed and handed out, and since when", () =>
+    Effect.gen(function* () {
+      const { driver } = yield* open()
+      const subscription = yield* subscribe(driver)
+      const at = (millis: number) => ({ envelope: { timestamp: Date.now() - millis } })
+      yield* driver.publish([
+        message("t", "delayed", { ...at(5_000), delay: 60_000 }),
+        message("t", "high", { ...at(4_000), priority: 1 }),
+        message("t", "usual", at(3_000)),
+        message("t", "low", { ...at(2_000), priority: -1 })
+      ])
+      const waits = driver.backlog({ topic: "t", group: "g" })
+      const before = yield* waits
+      assert.deepInclude(before, { waiting: 4, inFlight: 0 })
+      assert.approximately(before.oldest ?? Number.NaN, 5_000, 900)
+      yield* take(subscription, 1)
+      assert.deepInclude(yield* waits, { waiting: 3, inFlight: 1 })
+      assert.deepStrictEqual(yield* driver.backlog({ topic: "t", group: "nobody" }), {
+        waiting: 0,
+        delayed: 0,
+        inFlight: 0,
+        oldest: undefined
+      })
     })
   )
 

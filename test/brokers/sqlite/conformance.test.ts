@@ -2,12 +2,12 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { afterAll, describe, it } from "@effect/vitest"
-import { Context, Effect, Logger } from "effect"
+import { afterAll } from "@effect/vitest"
+import { Context } from "effect"
 import { SqlClient } from "effect/sql"
 import { Sqlite } from "millrace/sqlite"
 import type { Fixture } from "millrace/testing"
-import { brokerConformance } from "millrace/testing"
+import { conformance } from "../conformance.ts"
 
 const folder = mkdtempSync(join(tmpdir(), "millrace-conformance-"))
 const filename = join(folder, "broker.db")
@@ -24,7 +24,6 @@ const fixture: Fixture = {
   },
   lease: 1000,
   retain: (topic) => Sqlite.layer({ filename, retention: { [topic]: "1 hour" } }),
-  scale: Number(process.env.MILLRACE_CONFORMANCE_SCALE ?? 0.1),
   worker: {
     file: new URL("conformance.worker.ts", import.meta.url),
     env: { MILLRACE_SQLITE: filename },
@@ -36,12 +35,6 @@ const fixture: Fixture = {
   }
 }
 
-describe("conformance", () => {
-  afterAll(() => rmSync(folder, { recursive: true, force: true }))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
-  for (const { limit, run, skipped, title } of brokerConformance(fixture)) {
-    it.skipIf(skipped !== undefined)(title, { timeout: limit + 1000 }, () =>
-      Effect.runPromise(Effect.provide(run, Logger.layer([])))
-    )
-  }
-})
+conformance("sqlite", fixture)

@@ -298,16 +298,18 @@ describe("while it is open", () => {
 
   it.live("a closed broker says so", () =>
     Effect.gen(function* () {
-      const { driver, subscription } = yield* Effect.scoped(
+      const { driver, subscription, taken } = yield* Effect.scoped(
         Effect.gen(function* () {
           const { driver } = yield* open()
           yield* driver.publish([message("t", "a")])
-          return { driver, subscription: yield* subscribe(driver) }
+          const subscription = yield* subscribe(driver)
+          return { driver, subscription, taken: yield* take(subscription) }
         })
       )
       assert.include((yield* failure(driver.publish([message("t", "b")]))).message, "closed")
       assert.include((yield* failure(take(subscription))).message, "closed")
-      yield* failure(driver.backlog({ topic: "t", group: "g" }))
+      assert.include((yield* failure(driver.backlog({ topic: "t", group: "g" }))).message, "closed")
+      assert.include((yield* failure(acknowledge(subscription, taken))).message, "closed")
     })
   )
 })

@@ -53,6 +53,8 @@ describe("dedupe", () => {
       const opened = yield* open({ dedupeWindow: "1 minute" })
       const { driver } = opened
       const a = message("t", "a", { envelope: { id: "one" } })
+      // Not at the beginning of anything.
+      yield* TestClock.adjust("30 seconds")
       yield* driver.publish([a])
       yield* TestClock.adjust("59 seconds")
       assert.deepStrictEqual(yield* driver.publish([a]), [{ _tag: "Duplicate" }])
@@ -74,6 +76,14 @@ describe("dedupe", () => {
   )
 })
 
+/** Whether what is kept as the size of each queue is what is there. */
+const sizesAreTrue = ({ sql }: Opened) =>
+  Effect.gen(function* () {
+    const rows = yield* sql`SELECT id, size, (SELECT count(*) FROM millrace_message WHERE queue = q.id) AS counted
+      FROM millrace_queue q`
+    for (const row of rows) assert.strictEqual(row.size, row.counted)
+  })
+
 describe("replay", () => {
   const publish = ({ driver }: Opened, from: number, to: number) =>
     driver.publish(
@@ -94,6 +104,7 @@ describe("replay", () => {
       const now = yield* subscribe(driver, { group: "now" })
       assert.strictEqual((yield* driver.backlog({ topic: "t", group: "earliest" })).waiting, 1_200)
       yield* publish(opened, 1_200, 1_300)
+      yield* sizesAreTrue(opened)
       assert.deepStrictEqual((yield* consume(earliest, 1_300)).map(textOf), texts(0, 1_300))
       assert.deepStrictEqual((yield* consume(since, 200)).map(textOf), texts(1_100, 1_300))
       assert.deepStrictEqual((yield* consume(now, 100)).map(textOf), texts(1_200, 1_300))
@@ -117,6 +128,17 @@ describe("replay", () => {
         const future = yield* subscribe(driver, { group: "future", replay: new Date(8_000_000_000_000) })
         assert.deepStrictEqual(yield* drain(future), [])
       })
+  )
+
+  it.live("nothing new is handed out before the last of the old is there", () =>
+    Effect.gen(function* () {
+      const opened = yield* open({ retention: { t: "1 hour" } })
+      yield* opened.driver.declare({ topic: "t", groups: ["first"] })
+      yield* publish(opened, 0, 1_100)
+      const late = yield* subscribe(opened.driver, { group: "late", replay: "earliest", credit: 5_000 })
+      yield* publish(opened, 1_100, 1_200)
+      assert.deepStrictEqual((yield* late.take(5_000, 10_000_000)).map(textOf), texts(0, 1_200))
+    })
   )
 
   it.live("retention is the file's: others keep it too, until it is ended", () =>
@@ -144,6 +166,7 @@ describe("replay", () => {
       const earliest = yield* subscribe(opened.driver, { group: "earliest", replay: "earliest" })
       assert.deepStrictEqual((yield* consume(earliest, 7)).map(textOf), texts(0, 7))
       assert.deepStrictEqual((yield* consume(since, 2)).map(textOf), texts(10, 12))
+      yield* sizesAreTrue(opened)
     })
   )
 

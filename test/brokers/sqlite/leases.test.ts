@@ -269,4 +269,28 @@ describe("a wall clock that steps", () => {
       })
     )
   )
+
+  it.effect("a restart of a machine that has lost the time: times go on where they were", () =>
+    stepping((clock) =>
+      Effect.gen(function* () {
+        yield* clock.setTime(hour * 100)
+        const path = yield* filename
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const { driver } = yield* open({ filename: path })
+            yield* driver.declare({ topic: "t", groups: ["g"] })
+            yield* driver.publish([message("t", "x", { delay: 60_000 })])
+          })
+        )
+        clock.monotonicStep = -BigInt(hour * 99) * 1_000_000n
+        clock.step = -2 * hour
+        const { driver } = yield* open({ filename: path })
+        const waiting = yield* Effect.forkChild(take(yield* subscribe(driver)), { startImmediately: true })
+        yield* clock.pass("50 seconds")
+        assert.isUndefined(polled(waiting))
+        yield* clock.pass("15 seconds")
+        assert.deepStrictEqual(polled(waiting)?.map(textOf), ["x"])
+      })
+    )
+  )
 })

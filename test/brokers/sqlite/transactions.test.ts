@@ -60,6 +60,23 @@ describe("publishing inside sql.withTransaction", () => {
     })
   )
 
+  it.live("what a transaction has learned is forgotten with it", () =>
+    Effect.gen(function* () {
+      const { driver, sql } = yield* open()
+      const publishTwice = Effect.andThen(
+        driver.publish([message("new", "gone")]),
+        driver.publish([message("new", "gone")])
+      )
+      yield* Effect.ignore(sql.withTransaction(Effect.andThen(publishTwice, Effect.fail("rolled back"))))
+      // As many changes to the topics as were rolled back.
+      yield* driver.declare({ topic: "other", groups: [] })
+      yield* driver.declare({ topic: "other", groups: ["g"] })
+      yield* sql.withTransaction(driver.publish([message("new", "kept")]))
+      const subscription = yield* subscribe(driver, { topic: "new" })
+      assert.deepStrictEqual((yield* consume(subscription, 1)).map(textOf), ["kept"])
+    })
+  )
+
   it.live("leaves nothing of itself where it fails, and the transaction can go on", () =>
     Effect.gen(function* () {
       const { driver, sql } = yield* open()
@@ -88,7 +105,6 @@ describe("publishing inside sql.withTransaction", () => {
             acknowledge(subscription, taken),
             subscription.renew(taken),
             take(subscription),
-            driver.declare({ topic: "t", groups: ["h"] }),
             driver.removeGroup({ topic: "t", group: "g" }),
             Effect.scoped(subscribe(driver, { group: "i" })),
             driver.deadLetters?.remove({ topic: "t", group: "g" }, ["1"]) ?? Effect.void,

@@ -103,13 +103,18 @@ export class Group {
   private candidates(member: Member, room: number, now: number): ReadonlyArray<Entry> {
     const ordered = member.options.order === "key"
     const blocked = ordered ? this.keysOfOthers(member) : new Set<string>()
+    const perKey = member.options.perKey ?? Number.POSITIVE_INFINITY
+    const held = new Map<string | undefined, number>()
+    if (ordered) for (const { message } of member.held.values()) count(held, message.envelope.key)
     const found: Array<Entry> = []
     for (const entry of this.entries.values()) {
       if (entry.holder !== undefined) continue
       const key = ordered ? entry.message.envelope.key : undefined
-      if (key !== undefined && blocked.has(key)) continue
-      if (entry.dueAt <= now) found.push(entry)
-      else if (key !== undefined) blocked.add(key)
+      if (key !== undefined && (blocked.has(key) || (held.get(key) ?? 0) >= perKey)) continue
+      if (entry.dueAt <= now) {
+        found.push(entry)
+        if (key !== undefined) count(held, key)
+      } else if (key !== undefined) blocked.add(key)
       // The order of a key is that in which its messages came in, so priority cannot count there.
       if (found.length === room && (ordered || !this.prioritized)) break
     }
@@ -232,4 +237,8 @@ export class Group {
     this.waiters.clear()
     for (const resume of waiters) resume()
   }
+}
+
+const count = (counts: Map<string | undefined, number>, key: string | undefined): void => {
+  counts.set(key, (counts.get(key) ?? 0) + 1)
 }

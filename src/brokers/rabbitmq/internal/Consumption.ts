@@ -15,10 +15,17 @@ import type { Envelope } from "../../../messaging/Envelope.ts"
 import type { Connection } from "./Connection.ts"
 import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
 import type { Link } from "./Link.ts"
+import { layerClosed } from "./Link.ts"
 import { RabbitDelivery, Session } from "./Session.ts"
 import type { Settings } from "./Settings.ts"
 import type { Topology } from "./Topology.ts"
 import { deliveriesOf, messageOf } from "./Wire.ts"
+
+/**
+ * Milliseconds before a channel is closed. The server drops acknowledgements that it has not yet passed on to a quorum queue
+ * with their channel, and delivers those messages again.
+ */
+const passedOn = 100
 
 /** Whether somebody has it, to whom its loss is news. */
 const isHandedOver = ({ state }: RabbitDelivery): boolean => state === "held" || state === "abandoned"
@@ -75,6 +82,10 @@ export class Consumption {
     this.lost = Stream.fromQueue(lost)
   }
 
+  get isConsuming(): boolean {
+    return this.over === undefined && this.problem === undefined
+  }
+
   private now(): number {
     return Number(this.parts.clock.monotonicTimeNanosUnsafe()) / 1_000_000
   }
@@ -89,7 +100,7 @@ export class Consumption {
 
   /** Opens a channel and consumes. Interrupted, it is closed. */
   readonly begin: Effect.Effect<void, BrokerError> = Effect.suspend(() =>
-    Effect.flatMap(this.parts.link.connectedInTime({ ...this.about, operation: "subscribe" }), (connection) =>
+    Effect.flatMap(this.parts.link.connected({ ...this.about, operation: "subscribe" }), (connection) =>
       this.openSession(connection)
     )
   )
@@ -132,10 +143,11 @@ export class Consumption {
     Effect.suspend(() =>
       Effect.gen({ self: this }, function* () {
         const reason = yield* this.sessionEnd
+        if (this.parts.link.closed) this.endWith(layerClosed(this.about))
         if (this.over !== undefined) return yield* Effect.never
         this.problem = unavailable(this.about, `consumption stopped (${reason}); it begins again by itself`)
         yield* Effect.logWarning(`RabbitMQ: ${this.name} stopped consuming (${reason}); it begins again`)
-        yield* Effect.flatMap(this.parts.link.connected, (connection) => this.openSession(connection)).pipe(
+        yield* this.begin.pipe(
           Effect.tapError((error) =>
             Effect.sync(() => {
               this.problem = error
@@ -333,18 +345,22 @@ export class Consumption {
     return Effect.gen({ self: this }, function* () {
       Queue.endUnsafe(this.lostDeliveries)
       if (session === undefined || !session.isOpen) return
+      yield* Effect.timeoutOption(
+        Effect.promise(() => session.setCredit(0).catch(() => undefined)),
+        "2 seconds"
+      )
       yield* Effect.timeoutOption(this.retried, "5 seconds")
-      const unsettled = [...session.unsettled.values()]
-      const kept = unsettled.filter(({ state }) => state === "abandoned")
-      const close =
-        kept.length === 0
-          ? Effect.promise(() => session.channel.close().catch(() => undefined))
-          : Effect.promise(async () => {
-              await session.setCredit(0).catch(() => undefined)
-              session.release([...session.unsettled.values()].filter(({ state }) => state !== "abandoned"))
-            })
-      yield* Effect.timeoutOption(close, "2 seconds")
-      for (const delivery of unsettled) if (delivery.state !== "abandoned") delivery.state = "lost"
+      const left = [...session.unsettled.values()].filter(({ state }) => state !== "abandoned")
+      session.release(left)
+      for (const delivery of left) delivery.state = "lost"
+      if (this.parts.settings.queueType === "quorum") yield* Effect.sleep(passedOn)
+      // What is abandoned goes back with its channel, so that stays as long as the connection.
+      if (session.unsettled.size === 0) {
+        yield* Effect.timeoutOption(
+          Effect.promise(() => session.channel.close().catch(() => undefined)),
+          "2 seconds"
+        )
+      }
       session.reason ??= "the subscription is closed"
     })
   })

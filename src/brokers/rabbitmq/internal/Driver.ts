@@ -134,8 +134,13 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
     )
     yield* parts.patiently(about, consumption.begin)
     yield* Effect.forkScoped(consumption.keep)
-    const period = Math.min(10_000, settings.acknowledgementTimeout / 20)
-    yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(period), consumption.expire)))
+    const expiry = Math.min(10_000, settings.acknowledgementTimeout / 20)
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(expiry), consumption.expire)))
+    // A queue whose exchange or binding is deleted gets nothing any more, and nobody is told.
+    const declared = Effect.suspend(() =>
+      consumption.isConsuming ? Effect.ignore(declare(parts, { topic, groups: [group] })) : Effect.void
+    )
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep("10 seconds"), declared)))
     return {
       take: (max, maxBytes) => consumption.take(max, maxBytes),
       settle: (settlements) => Effect.sync(() => consumption.settle(settlements)),

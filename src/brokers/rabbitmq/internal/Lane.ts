@@ -98,6 +98,7 @@ export class Lane {
       if (!this.opening) void this.open(connection)
       return false
     }
+    connection.gather()
     for (let count = 0; count < atOnce; count++) {
       const item = this.waiting[this.head]
       if (item === undefined) break

@@ -8,7 +8,7 @@ import type { BrokerError } from "../../../messaging/BrokerError.ts"
 import type { Connection } from "./Connection.ts"
 import { open } from "./Connection.ts"
 import type { About } from "./errors.ts"
-import { unavailable } from "./errors.ts"
+import { rejected } from "./errors.ts"
 import type { Settings } from "./Settings.ts"
 
 /** Never long, so that work goes on within seconds after the server is back. */
@@ -23,6 +23,8 @@ export class Link {
   problem: string | undefined = undefined
   /** Told when there is another connection, when it ends, when it is blocked or not, and after each try to connect. */
   onChange: () => void = () => {}
+  /** Its scope has ended; there will be no connection any more. */
+  closed = false
   readonly name: "publish" | "consume"
   private readonly settings: Settings
   private readonly waiting = new Set<(connection: Connection) => void>()
@@ -35,17 +37,23 @@ export class Link {
   /** Opens the connection, once; from then on it is kept until the scope closes. */
   readonly start: Effect.Effect<void, BrokerError, Scope.Scope> = Effect.suspend(() =>
     Effect.gen({ self: this }, function* () {
-      yield* Effect.acquireRelease(Effect.void, () => Effect.suspend(() => this.current?.close ?? Effect.void))
+      yield* Effect.acquireRelease(Effect.void, () => this.close)
       yield* open(this.settings, this.use)
       yield* Effect.forkScoped(this.keep)
     })
   )
 
+  private readonly close: Effect.Effect<void> = Effect.suspend(() => {
+    this.closed = true
+    this.problem = "the layer of this broker is closed"
+    return this.current?.close ?? Effect.sync(this.onChange)
+  })
+
   private readonly use = (connection: Connection): void => {
     connection.listen(() => {
       if (connection.reason !== undefined && this.current === connection) {
         this.current = undefined
-        this.problem = `the connection was lost (${connection.reason})`
+        if (!this.closed) this.problem = `the connection was lost (${connection.reason})`
       }
       this.onChange()
     })
@@ -81,21 +89,17 @@ export class Link {
     )
   )
 
-  /** The connection; waits for it where there is none. */
-  readonly connected: Effect.Effect<Connection> = Effect.callback((resume) => {
-    if (this.current !== undefined) return resume(Effect.succeed(this.current))
-    const go = (connection: Connection) => resume(Effect.succeed(connection))
-    this.waiting.add(go)
-    return Effect.sync(() => this.waiting.delete(go))
-  })
-
-  /** The same, for as long as the settings allow. */
-  connectedInTime(about: About): Effect.Effect<Connection, BrokerError> {
-    const { waitForConnection } = this.settings
-    return Effect.timeoutOrElse(this.connected, {
-      duration: waitForConnection,
-      orElse: () =>
-        Effect.fail(unavailable(about, `there was no connection for ${waitForConnection} ms: ${this.problem}`))
+  /** The connection; waits for it where there is none, and fails where there will be none. */
+  connected(about: About): Effect.Effect<Connection, BrokerError> {
+    return Effect.callback((resume) => {
+      if (this.closed) return resume(Effect.fail(layerClosed(about)))
+      if (this.current !== undefined) return resume(Effect.succeed(this.current))
+      const go = (connection: Connection) => resume(Effect.succeed(connection))
+      this.waiting.add(go)
+      return Effect.sync(() => this.waiting.delete(go))
     })
   }
 }
+
+export const layerClosed = (about: About): BrokerError =>
+  rejected(about, "Refused", "the layer of this broker is closed; use it inside the scope that it is provided to")

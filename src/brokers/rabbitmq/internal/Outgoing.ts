@@ -77,7 +77,7 @@ const makeItem = (
   about,
   id: envelope.id,
   ...way,
-  content: Buffer.from(body.buffer, body.byteOffset, body.byteLength),
+  content: Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength),
   properties: propertiesOf(envelope, {
     expiration: delay > 0 ? Math.ceil(delay) : undefined,
     priority: priority === undefined ? undefined : Math.max(0, Math.min(settings.priorities ?? 0, Math.floor(priority)))

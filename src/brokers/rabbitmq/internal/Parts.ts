@@ -75,7 +75,7 @@ export class Parts {
   onChannel<A>(about: About, use: (channel: Channel) => Promise<A>): Effect.Effect<A, BrokerError> {
     return this.patiently(
       about,
-      Effect.flatMap(this.consuming.connected, (connection) =>
+      Effect.flatMap(this.consuming.connected(about), (connection) =>
         Effect.tryPromise({
           try: () => withChannel(connection, use),
           catch: (error) => errorOf(about, connection.isOpen ? error : new Error(connection.reason, { cause: error }))

@@ -10,6 +10,7 @@ import { rejected, unavailable } from "./errors.ts"
 import type { Item, Traffic } from "./Lane.ts"
 import { Lane } from "./Lane.ts"
 import type { Link } from "./Link.ts"
+import { layerClosed } from "./Link.ts"
 import type { Settings } from "./Settings.ts"
 import type { Topology } from "./Topology.ts"
 
@@ -87,6 +88,10 @@ export class Publisher implements Traffic {
 
   readonly wake = (): void => {
     if (this.pumping) return
+    if (this.link.closed) {
+      for (const lane of this.lanes.values()) lane.failAll(layerClosed)
+      return
+    }
     this.pumping = true
     try {
       for (const lane of this.ready) {

@@ -3,6 +3,7 @@
  */
 import type { Channel, ConsumeMessage } from "amqplib"
 import type { Delivery, RawMessage } from "../../../messaging/Driver.ts"
+import { textOf } from "./errors.ts"
 
 /**
  * - `buffered`: not handed over yet · `held`: handed over · `retrying`: settled, but a copy must be confirmed before it is
@@ -68,7 +69,7 @@ export class Session {
     channel.on("close", () => {
       // Why a connection has ended is known later in this turn of the event loop.
       queueMicrotask(() => {
-        this.reason ??= error?.message ?? whyConnectionEnded() ?? "the channel was closed"
+        this.reason ??= (error && textOf(error)) ?? whyConnectionEnded() ?? "the channel was closed"
         handlers.onEnd(this)
       })
     })

@@ -28,6 +28,9 @@ export interface Claim {
   readonly count: number
   readonly maxBytes: number
   readonly order: "key" | "none"
+  /** Most messages of one key that the owner may hold, and how many it holds of each. */
+  readonly perKey: number
+  readonly held: Map<string, number>
 }
 
 export interface ClaimResult {
@@ -51,7 +54,8 @@ const readySql = `SELECT seq, deliveries, ${columns} FROM millrace_message
   WHERE queue = ? AND state = 0 ORDER BY priority DESC, seq`
 
 /** Finds what can be handed out now, and marks it as owned. The subscriber's row is the caller's. */
-export const claim = (store: Store, { count, maxBytes, order, owner, queue }: Claim): ClaimResult => {
+export const claim = (store: Store, claim: Claim): ClaimResult => {
+  const { count, held, maxBytes, order, owner, perKey, queue } = claim
   const { database } = store
   const due = promoteDue(store, queue)
   if (count <= 0) return { rows: [], more: false, due: due.next }
@@ -62,7 +66,8 @@ export const claim = (store: Store, { count, maxBytes, order, owner, queue }: Cl
   let skipped = 0
   for (const row of database.sql<ClaimedRow>(readySql).iterate(queue)) {
     const [seq, , , , , , key, , body] = row
-    const stands = standing === undefined || key === null ? "free" : standing(key, seq)
+    const ofKey = key === null ? 0 : (held.get(key) ?? 0)
+    const stands = key === null ? "free" : ofKey >= perKey ? "behind" : (standing?.(key, seq) ?? "free")
     if (stands === "behind") {
       if (parked.push(seq) === mostParked) break
     } else if (stands === "elsewhere") {
@@ -70,6 +75,7 @@ export const claim = (store: Store, { count, maxBytes, order, owner, queue }: Cl
     } else {
       bytes += body.byteLength
       if (rows.length > 0 && bytes > maxBytes) break
+      if (key !== null) held.set(key, ofKey + 1)
       if (rows.push(row) === count) break
     }
   }
@@ -104,8 +110,8 @@ const promoteDue = (store: Store, queue: number): { readonly next: number | unde
  * How a ready message of a key stands under order "key".
  *
  * - `free`: it can be handed out.
- * - `behind`: an earlier message of its key is delayed, set aside, or owned by another subscription. It is set aside, so that
- *   no claim meets it again before the other one has ended.
+ * - `behind`: an earlier message of its key is delayed, set aside, or owned by another subscription, or this one holds as many
+ *   of the key as it may. It is set aside, so that no claim meets it again before the others have ended.
  * - `elsewhere`: only later messages of its key are owned by another subscription, which is where it belongs: it was given
  *   back there and is to be read there again.
  */
@@ -159,8 +165,11 @@ export interface Owned {
 export const settle = (store: Store, { owner, queue, seq }: Owned, settlement: Settlement): boolean => {
   const { database } = store
   switch (settlement._tag) {
-    case "Acknowledge":
-      return database.sql("DELETE FROM millrace_message WHERE seq = ? AND owner = ?").run(seq, owner) === 1
+    case "Acknowledge": {
+      const deleted = database.sql("DELETE FROM millrace_message WHERE seq = ? AND owner = ?").run(seq, owner)
+      store.grow(queue, -deleted)
+      return deleted === 1
+    }
     case "Release":
       return release(store, queue, owner, seq)
     case "Abandon":
@@ -198,15 +207,15 @@ export const release = (store: Store, queue: number, owner: number, seq: number)
 }
 
 /** The end of messages with these keys: what was set aside behind them is ready, where nothing else stands in the way. */
-export const unblock = (store: Store, queue: number, keys: Iterable<string>): void => {
+export const unblock = (store: Store, queue: number, keys: Iterable<string>, most = mostPromoted): void => {
   if (
     store.database.sql("SELECT 1 FROM millrace_message WHERE queue = ? AND state = 3 LIMIT 1").get(queue) === undefined
   )
     return
-  for (const key of keys) promote(store, queue, toText(key))
+  for (const key of keys) promote(store, queue, toText(key), most)
 }
 
-const promote = (store: Store, queue: number, key: string): void => {
+const promote = (store: Store, queue: number, key: string, most: number): void => {
   const { database } = store
   const first = database
     .sql<readonly [number]>(
@@ -219,8 +228,8 @@ const promote = (store: Store, queue: number, key: string): void => {
     .get(queue, key, first)
   if (blocking !== undefined) return
   database.change(
-    `SELECT seq FROM millrace_message WHERE queue = ? AND key = ? AND state = 3 ORDER BY seq LIMIT ${mostPromoted}`,
-    [queue, key],
+    `SELECT seq FROM millrace_message WHERE queue = ? AND key = ? AND state = 3 ORDER BY seq LIMIT ?`,
+    [queue, key, Math.min(most, mostPromoted)],
     `UPDATE millrace_message SET state = ${State.ready} WHERE seq = ?`
   )
   store.touched.add(queue)
@@ -252,10 +261,10 @@ export const repair = (store: Store, queue: number, after: string | undefined): 
       .get(queue, key)?.[0]
   let key = after === undefined ? nextKey(">=", "") : nextKey(">", after)
   for (let i = 1; key !== undefined && i < mostRepaired; i++) {
-    promote(store, queue, key)
+    promote(store, queue, key, mostPromoted)
     key = nextKey(">", key)
   }
-  if (key !== undefined) promote(store, queue, key)
+  if (key !== undefined) promote(store, queue, key, mostPromoted)
   return key
 }
 

@@ -18,8 +18,16 @@ import type { Store } from "./Store.ts"
 const page = 64
 
 /** Reads outside of a transaction, on the connection of the pump, which is never found inside of one. */
-export const reading = <A>(store: Store, about: About, read: () => A): Effect.Effect<A, BrokerError> =>
-  Effect.try({ try: read, catch: (cause) => fromCause(about, store.database.filename, cause) })
+export const reading = <A>(pump: Pump, about: About, read: (store: Store) => A): Effect.Effect<A, BrokerError> =>
+  Effect.suspend(() => {
+    const { store } = pump
+    const refusal = pump.refusal(about)
+    if (refusal !== undefined) return Effect.fail(refusal)
+    return Effect.try({
+      try: () => read(store),
+      catch: (cause) => fromCause(about, store.database.filename, cause)
+    })
+  })
 
 /** A position as it was handed out; what was not is the number of no letter. */
 const seqOf = (position: string): number => (/^\d{1,15}$/.test(position) ? Number(position) : -1)
@@ -55,11 +63,11 @@ export const deadLetters = (pump: Pump, maxMessageBytes: number): DeadLetterStor
       // What dies while it is read is not part of it.
       return Stream.unwrap(
         Effect.map(
-          reading(store, about, () => lastOf(group)),
+          reading(pump, about, () => lastOf(group)),
           (last) =>
             Stream.paginate(after === undefined ? -1 : seqOf(after), (position) =>
               Effect.map(
-                reading(store, about, () => readPage(group, position, last)),
+                reading(pump, about, () => readPage(group, position, last)),
                 (letters) => {
                   const end = letters.at(-1)
                   return [
@@ -105,7 +113,7 @@ export const deadLetters = (pump: Pump, maxMessageBytes: number): DeadLetterStor
       )
     },
     groups: (topic) =>
-      reading(store, { operation: "deadLetters.groups", topic }, () =>
+      reading(pump, { operation: "deadLetters.groups", topic }, () =>
         store.database
           .sql<readonly [string]>("SELECT DISTINCT grp FROM millrace_letter WHERE topic = ? ORDER BY grp")
           .all(toText(topic))

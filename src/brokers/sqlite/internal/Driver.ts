@@ -5,6 +5,7 @@
 import { hostname } from "node:os"
 import type { Done } from "effect/Cause"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
@@ -14,7 +15,8 @@ import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { BrokerError } from "../../../messaging/BrokerError.ts"
-import type { Backlog, Delivery, Driver, Group } from "../../../messaging/Driver.ts"
+import type { Delivery, Driver } from "../../../messaging/Driver.ts"
+import { backlogOf } from "./Backlog.ts"
 import { makeClient } from "./Client.ts"
 import { Database } from "./Database.ts"
 import { deadLetters, reading } from "./DeadLetters.ts"
@@ -23,7 +25,7 @@ import { fromCause, isBusy, locked, moved, rejected, system } from "./Failure.ts
 import { FileClock } from "./FileClock.ts"
 import { migrate, version } from "./Migrations.ts"
 import type { BrokerSettings } from "./Options.ts"
-import { publish } from "./Publish.ts"
+import { publish, within } from "./Publish.ts"
 import { Pump } from "./Pump.ts"
 import { fromText } from "./Rows.ts"
 import { Store } from "./Store.ts"
@@ -149,12 +151,14 @@ export const open = (
       maxMessageBytes,
       declare: ({ groups, topic }) => {
         const about = { operation: "declare", topic }
-        return pump.outsideTransaction(
-          about,
-          pump.request(about, { weight: 1 + groups.length }, (store) => {
-            store.topic(topic)
-            ensureGroups(store, topic, groups)
-          })
+        const ensure = (store: Store) => {
+          store.topic(topic)
+          ensureGroups(store, topic, groups)
+        }
+        return Effect.withFiber((fiber) =>
+          Context.getOrUndefined(fiber.context, sql.transactionService) === undefined
+            ? pump.request(about, { weight: 1 + groups.length }, ensure)
+            : Effect.as(within({ pump, sql, inTransaction }, about, ensure), "provisional" as const)
         )
       },
       publish: publish({ pump, sql, inTransaction, maxMessageBytes }),
@@ -181,8 +185,8 @@ export const open = (
           )
         )
       },
-      backlog: (group) => reading(store, { operation: "backlog", topic: group.topic }, () => backlog(store, group)),
-      groups: (topic) => reading(store, { operation: "groups", topic }, () => groupsOf(store, topic).map(fromText)),
+      backlog: (group) => reading(pump, { operation: "backlog", topic: group.topic }, () => backlogOf(store, group)),
+      groups: (topic) => reading(pump, { operation: "groups", topic }, () => groupsOf(store, topic).map(fromText)),
       removeGroup: ({ group, topic }) => {
         const about = { operation: "removeGroup", topic }
         const removed = pump.request(
@@ -201,43 +205,3 @@ export const open = (
     }
     return { driver, sql }
   })
-
-const backlog = (store: Store, { group, topic }: Group): Backlog => {
-  const { database } = store
-  const queue = store.queue(topic, group)
-  if (queue === undefined) return { waiting: 0, delayed: 0, inFlight: 0, oldest: undefined }
-  let waiting = 0
-  let delayed = 0
-  let first = Number.POSITIVE_INFINITY
-  for (const state of [0, 2, 3]) {
-    const row = database
-      .sql<readonly [number, number | null]>(
-        `SELECT count(*), min(seq) FROM millrace_message WHERE queue = ? AND state = ${state}`
-      )
-      .get(queue)
-    waiting += row?.[0] ?? 0
-    if (state === 2) delayed = row?.[0] ?? 0
-    first = Math.min(first, row?.[1] ?? Number.POSITIVE_INFINITY)
-  }
-  const [unread] = database
-    .sql<readonly [number]>(
-      `SELECT count(*) FROM millrace_queue q JOIN millrace_log l
-       ON l.topic = q.topic AND l.seq BETWEEN q.fill_next AND q.fill_end WHERE q.id = ?`
-    )
-    .get(queue) ?? [0]
-  const [inFlight] = database
-    .sql<readonly [number]>(
-      `SELECT count(*) FROM millrace_subscriber s JOIN millrace_message m ON m.state = 1 AND m.owner = s.owner
-       WHERE s.queue = ?`
-    )
-    .get(queue) ?? [0]
-  const published = database
-    .sql<readonly [number]>("SELECT timestamp FROM millrace_message WHERE seq = ?")
-    .get(first === Number.POSITIVE_INFINITY ? -1 : first)?.[0]
-  return {
-    waiting: waiting + unread,
-    delayed,
-    inFlight,
-    oldest: published === undefined ? undefined : Math.max(0, store.clock.wall() - published)
-  }
-}

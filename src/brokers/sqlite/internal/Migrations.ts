@@ -11,7 +11,8 @@ import type { Database } from "./Database.ts"
  *
  * A message has one row for each group; `queue` is the number of (topic, group), and the one without a group keeps what is
  * published to a topic that has none yet. Numbers of rows, queues, topics and owners come from one counter and are never
- * used again, so a number that somebody still remembers means nothing else.
+ * used again, so a number that somebody still remembers means nothing else. `size` counts the rows of a queue, because
+ * counting a million of them takes a tenth of a second.
  */
 const migrations: ReadonlyArray<string> = [
   `
@@ -32,6 +33,7 @@ const migrations: ReadonlyArray<string> = [
     id INTEGER PRIMARY KEY,
     topic INTEGER,
     grp TEXT,
+    size INTEGER NOT NULL DEFAULT 0,
     fill_next INTEGER,
     fill_end INTEGER,
     fill_seq INTEGER

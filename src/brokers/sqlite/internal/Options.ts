@@ -7,7 +7,9 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import { InvalidOption } from "../../../pool/PoolError.ts"
-import type { Synchronous } from "./Database.ts"
+
+/** What a commit survives: `FULL` a power loss, `NORMAL` the death of the process. */
+export type Synchronous = "FULL" | "NORMAL"
 
 export interface ClientOptions {
   /** The file; it is created where it does not exist, its folder is not. */

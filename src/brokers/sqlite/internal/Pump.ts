@@ -145,13 +145,14 @@ export class Pump {
             rejected(
               about,
               "Refused",
-              `Inside sql.withTransaction only publish works: "${about.operation}" would wait for the write lock that this transaction holds. Call it after the transaction.`
+              `Inside sql.withTransaction only publish and declare work: "${about.operation}" would wait for the write lock that this transaction holds. Call it after the transaction.`
             )
           )
     )
   }
 
-  private refusal(about: About): BrokerError | undefined {
+  /** Why nothing can be asked any more, if so. */
+  refusal(about: About): BrokerError | undefined {
     return this.closing ? unavailable(about, `The broker on ${this.filename} is closed.`) : undefined
   }
 

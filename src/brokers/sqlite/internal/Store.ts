@@ -45,6 +45,8 @@ export class Store {
   private stored = 0
   private topology = -1
   private readonly topics = new Map<string, Topic>()
+  /** By how many rows the queues have grown in this transaction. */
+  private readonly grown = new Map<number, number>()
 
   constructor(database: Database, clock: FileClock, options: StoreOptions) {
     this.database = database
@@ -66,6 +68,7 @@ export class Store {
     this.next = next
     this.stored = next
     this.touched.clear()
+    this.grown.clear()
     if (topology !== this.topology) {
       this.topics.clear()
       this.topology = topology
@@ -79,6 +82,10 @@ export class Store {
 
   /** Writes what has to be in the file before the commit. */
   leave(): void {
+    for (const [queue, rows] of this.grown) {
+      this.database.sql("UPDATE millrace_queue SET size = size + ? WHERE id = ?").run(rows, queue)
+    }
+    this.grown.clear()
     if (this.next === this.stored) return
     this.database.sql("UPDATE millrace_meta SET next = ? WHERE id = 1").run(this.next)
     this.stored = this.next
@@ -94,6 +101,11 @@ export class Store {
   /** A number that nothing in the file has had before. */
   number(): number {
     return this.next++
+  }
+
+  /** Counts rows that were added to a queue, or with a negative number removed from it. */
+  grow(queue: number, rows: number): void {
+    this.grown.set(queue, (this.grown.get(queue) ?? 0) + rows)
   }
 
   /** Reserves as many numbers, and answers the first. */
@@ -193,6 +205,7 @@ export class Store {
         ...toColumns(envelope),
         body
       )
+    this.grow(queue, 1)
     // The waiting consumers learn of delayed ones too: they have to know when to wake up.
     this.touched.add(queue)
   }

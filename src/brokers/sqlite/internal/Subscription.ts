@@ -28,7 +28,7 @@ import { addOwner, claim, extendLease, release, removeOwner, settle, unblock } f
 import type { About } from "./Failure.ts"
 import { unavailable } from "./Failure.ts"
 import type { Claimant, Pump } from "./Pump.ts"
-import { toEnvelope } from "./Rows.ts"
+import { toEnvelope, toText } from "./Rows.ts"
 import type { Store } from "./Store.ts"
 import { ensureGroup, fill } from "./Topology.ts"
 
@@ -200,11 +200,24 @@ export class Subscription implements Contract, Claimant {
       owner = addOwner(store, queue, store.now + lease, this.process)
     }
     const { max, maxBytes } = this.taking
-    const result = claim(store, { queue, owner, count: Math.min(max, free), maxBytes, order })
+    const perKey = (order === "key" ? this.options.perKey : undefined) ?? Number.POSITIVE_INFINITY
+    const held = perKey === Number.POSITIVE_INFINITY ? new Map<string, number>() : this.heldByKey(store)
+    const result = claim(store, { queue, owner, count: Math.min(max, free), maxBytes, order, perKey, held })
     this.claim = { result, owner, queue, endsAt }
     this.claimed = result.rows.length
     this.more = result.more
     this.due = result.due
+  }
+
+  /** How many messages of each key it holds, those apart that this transaction has settled. */
+  private heldByKey(store: Store): Map<string, number> {
+    const counts = new Map<string, number>()
+    for (const { message, settledIn } of this.held) {
+      if (message.envelope.key === undefined || settledIn === store.transaction) continue
+      const key = toText(message.envelope.key)
+      counts.set(key, (counts.get(key) ?? 0) + 1)
+    }
+    return counts
   }
 
   /** The queue of the group, which is created anew where somebody has removed it meanwhile. */
@@ -284,7 +297,7 @@ export class Subscription implements Contract, Claimant {
       else if (this.options.order === "key") putBack.push(...this.putBackBehind(store, delivery, key))
       return "Settled"
     })
-    if (ended.size > 0) unblock(store, this.queue, ended)
+    if (ended.size > 0) unblock(store, this.queue, ended, this.options.perKey)
     return { answers, putBack }
   }
 

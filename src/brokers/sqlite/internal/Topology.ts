@@ -39,12 +39,14 @@ export const ensureGroup = (store: Store, topicName: string, group: string, repl
   const queue = store.addQueue(topic.id, toText(group))
   if (takesOver) {
     // From the first message of that time on; what is older stays where it is, for a group that asks for it.
-    store.database
+    const moved = store.database
       .sql(
         `UPDATE millrace_message SET queue = ?1 WHERE queue = ?2
          AND seq >= (SELECT min(seq) FROM millrace_message WHERE queue = ?2 AND timestamp >= ?3)`
       )
       .run(queue, kept, from)
+    store.grow(queue, moved)
+    store.grow(kept, -moved)
   } else if (replay !== undefined && topic.retention !== undefined) {
     planFill(store, topic.id, queue, from)
   }
@@ -80,6 +82,7 @@ const copyQueue = (store: Store, from: number, to: number): void => {
        FROM millrace_message WHERE queue = ?`
     )
     .run(store.numbers(count) - 1, to, from)
+  store.grow(to, count)
 }
 
 /**
@@ -126,6 +129,7 @@ export const fill = (store: Store, queue: number): boolean => {
          FROM millrace_log WHERE topic = ? AND seq BETWEEN ? AND ?`
       )
       .run(seq - 1, queue, store.now, topic, next, until)
+    store.grow(queue, count)
   }
   const more = until !== null && until < end
   store.database

@@ -252,7 +252,7 @@ const closeGivesBack: Spec = {
       )
       const next = yield* app.subscribe({ topic, group: "g" })
       yield* acknowledge(env, next, yield* takeAll(env, next, ids))
-      return { sent: 6, duplicates: 3 }
+      return { sent: 6, duplicates: 0 }
     })
 }
 
@@ -398,7 +398,7 @@ const dedupe: Spec = {
         yield* app.send([{ ...outgoing(topic, "same"), destination: { _tag: "Group", topic, group: "g" } }])
         yield* acknowledge(env, subscription, [yield* takeOne(env, subscription)])
       }
-      return { sent: 3, duplicates: first.length - 1 }
+      return { ...nothing, sent: 3 }
     })
 }
 

@@ -132,7 +132,8 @@ const replay: Spec = {
       yield* check(!env.calm || other.entries.length === other.ids.size, "another group got some of them again")
       const replays = log.of(ids[0] ?? "").length
       yield* check(!env.calm || replays <= 2, `a letter that dies again was replayed ${replays} times by two runs`)
-      return { sent: 6, duplicates: log.entries.length - log.ids.size }
+      // The one that dies again came twice rightly.
+      return { sent: 6, duplicates: log.entries.filter(({ n }) => n !== 0).length - (log.ids.size - 1) }
     })
 }
 

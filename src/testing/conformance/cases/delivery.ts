@@ -267,7 +267,7 @@ const backpressure: Spec = {
     Effect.gen(function* () {
       const app = yield* env.connect
       const topic = env.topic("g")
-      const ids = yield* publishMany(app, topic, env.count(2000, 200))
+      const ids = yield* publishMany(app, topic, env.count(1000, 200))
       const log = new Log()
       const prefetch = 8
       const consumer = yield* app.consume(

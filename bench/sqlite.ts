@@ -1,0 +1,46 @@
+/**
+ * The benchmarks of the embedded broker: the driver beside what one would write by hand, Effect's own queue on the same
+ * client, and a queue from npm. All of them on a file in WAL mode with `synchronous = FULL`.
+ */
+import type { Bench } from "./harness.ts"
+import { backlog, millrace, persistedQueue, plainjob, rawStatements } from "./sqlitePeers.ts"
+
+const rates = { "messages/s": "more" } as const
+
+const cycle = (publishers: number): Pick<Bench, "units" | "ours" | "peers"> => ({
+  units: rates,
+  ours: millrace.cycle(publishers, 40_000),
+  peers: [
+    rawStatements(16, 40_000),
+    rawStatements(100, 40_000),
+    persistedQueue.cycle(publishers, 5_000),
+    plainjob(publishers, 5_000)
+  ]
+})
+
+export const benches: ReadonlyArray<Bench> = [
+  {
+    name: "cycle-16",
+    about: "16 publishers that await each message of 200 bytes, one consumer that takes and acknowledges",
+    ...cycle(16)
+  },
+  {
+    name: "cycle-256",
+    about: "the same with 256 publishers",
+    ...cycle(256)
+  },
+  {
+    name: "backlog-1m",
+    about: "take and acknowledge 20,000 messages in takes of 100 while 1,000,000 wait, beside 20,000 that wait",
+    units: { "us/message": "less" },
+    ours: backlog("millrace", 1_000_000, 20_000),
+    peers: [backlog("self at 20,000", 20_000, 20_000)]
+  },
+  {
+    name: "idle-latency",
+    about: "publish to an idle consumer, median of 200",
+    units: { ms: "less" },
+    ours: millrace.latency(200),
+    peers: [persistedQueue.latency(200)]
+  }
+]

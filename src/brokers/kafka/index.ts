@@ -1,0 +1,2 @@
+/** Kafka as the broker. */
+export * as Kafka from "./Kafka.ts"

@@ -1,0 +1,235 @@
+/** The operations of the driver, put together from its parts. */
+import type * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import * as Result from "effect/Result"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { BrokerError } from "../../../messaging/BrokerError.ts"
+import type {
+  Delivery,
+  Driver,
+  Group,
+  OutgoingMessage,
+  Published,
+  SubscribeOptions,
+  Subscription,
+  Topology
+} from "../../../messaging/Driver.ts"
+import { Registry } from "../../../registry/Registry.ts"
+import { backlogOf } from "./Backlog.ts"
+import type { TopicInfo } from "./Cluster.ts"
+import type { SendCopy } from "./Consumption.ts"
+import { Consumption } from "./Consumption.ts"
+import { errorOf, rejected, system } from "./errors.ts"
+import { invalidName } from "./Names.ts"
+import { KafkaDelivery } from "./Partition.ts"
+import { Parts } from "./Parts.ts"
+import type { Outgoing } from "./Producer.ts"
+import { entryOf } from "./registered.ts"
+import type { Settings } from "./Settings.ts"
+
+/** Opens the connections; they close with the scope. Fails where no server can be reached, or they refuse. */
+export const open = (settings: Settings, name: string): Effect.Effect<Driver, BrokerError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const parts = yield* Effect.acquireRelease(
+      Effect.sync(() => new Parts(settings)),
+      ({ close }) => close
+    )
+    yield* Effect.tryPromise({
+      try: () => parts.cluster.refresh([]),
+      catch: (error) => errorOf({ operation: "connect" }, error)
+    })
+    const registry = yield* Registry
+    const entry = entryOf(name, parts)
+    yield* Effect.acquireRelease(
+      Effect.sync(() => registry.open(entry)),
+      () => Effect.sync(() => registry.close(entry, undefined))
+    )
+    return {
+      system,
+      abilities: {
+        delay: "none",
+        priority: "none",
+        order: "native",
+        replay: "native",
+        browse: "native",
+        results: "none"
+      },
+      dedupe: "none",
+      maxMessageBytes: settings.maxMessageBytes,
+      declare: (topology) => declare(parts, topology),
+      publish: (messages) => publish(parts, messages),
+      subscribe: (options) => subscribe(parts, options),
+      backlog: (group) => about(parts, "ask for the backlog", group, () => backlogOf(parts, group)),
+      groups: (topic) => about(parts, "list groups", { topic }, () => parts.topology.groups(topic)),
+      removeGroup: (group) => removeGroup(parts, group),
+      deadLetters: parts.letters.store(parts.removeLetter)
+    }
+  })
+
+const about = <A>(
+  parts: Parts,
+  operation: string,
+  { group, topic }: { readonly topic: string; readonly group?: string },
+  run: () => Promise<A>
+): Effect.Effect<A, BrokerError> => {
+  const wrong = invalidName(operation, topic, group)
+  return wrong === undefined ? parts.cluster.patiently({ operation, topic }, run) : Effect.fail(wrong)
+}
+
+const declare = (parts: Parts, { groups, topic }: Topology): Effect.Effect<void, BrokerError> => {
+  const wrong = groups.map((group) => invalidName("declare", topic, group)).find((error) => error !== undefined)
+  if (wrong !== undefined) return Effect.fail(wrong)
+  return about(parts, "declare", { topic }, async () => {
+    await parts.topology.need(topic)
+    for (const group of groups) await parts.topology.needGroup({ topic, group }, undefined)
+  })
+}
+
+const publish = (
+  parts: Parts,
+  messages: ReadonlyArray<OutgoingMessage>
+): Effect.Effect<ReadonlyArray<Published>, BrokerError> =>
+  Effect.suspend(() => {
+    const problems = messages.map((message) => parts.problemOf(message))
+    const unknown = messages.filter(
+      ({ destination }, i) => problems[i] === undefined && parts.knownTopic(destination) === undefined
+    )
+    const send = sendAll(parts, messages, problems, new Map())
+    const ready =
+      unknown.length === 0
+        ? send
+        : Effect.flatMap(findTopics(parts, unknown), (found) => sendAll(parts, messages, problems, found))
+    return parts.producer.hasRoom ? ready : Effect.andThen(room(parts), ready)
+  })
+
+type Topics = ReadonlyMap<OutgoingMessage, Result.Result<TopicInfo, BrokerError>>
+
+/** The topics of messages that nothing is known of, each asked for once. */
+const findTopics = (parts: Parts, messages: ReadonlyArray<OutgoingMessage>): Effect.Effect<Topics> => {
+  const byPlace = Map.groupBy(messages, ({ destination }) => JSON.stringify(destination))
+  return Effect.map(
+    Effect.forEach(
+      byPlace.values(),
+      (some) => {
+        const [first] = some
+        if (first === undefined) return Effect.succeed([])
+        return Effect.map(Effect.result(parts.findTopic(first.destination)), (found) =>
+          some.map((message) => [message, found] as const)
+        )
+      },
+      { concurrency: 8 }
+    ),
+    (found) => new Map(found.flat())
+  )
+}
+
+/** Waits until there is room for more. */
+const room = (parts: Parts): Effect.Effect<void> =>
+  Effect.callback((resume) => parts.producer.onRoom(() => resume(Effect.void)))
+
+const sendAll = (
+  parts: Parts,
+  messages: ReadonlyArray<OutgoingMessage>,
+  problems: ReadonlyArray<BrokerError | undefined>,
+  found: Topics
+): Effect.Effect<ReadonlyArray<Published>, BrokerError> =>
+  Effect.callback((resume) => {
+    const answers = new Array<Published>(messages.length)
+    let left = messages.length
+    if (left === 0) return resume(Effect.succeed(answers))
+    const records: Array<Outgoing> = []
+    const turn = parts.nextTurn()
+    messages.forEach((message, i) => {
+      const done = (answer: Published) => {
+        answers[i] = answer
+        if (--left === 0) resume(Effect.succeed(answers))
+      }
+      const { destination, envelope } = message
+      const problem = problems[i]
+      if (problem !== undefined) return done({ _tag: "Failed", error: problem })
+      const asked = found.get(message)
+      const topic = asked === undefined ? parts.knownTopic(destination) : Result.getOrUndefined(asked)
+      const about = { operation: "publish", topic: destination.topic, ids: [envelope.id] }
+      if (topic !== undefined) records.push(parts.record(about, topic, message, turn, done))
+      else {
+        const error = asked !== undefined && Result.isFailure(asked) ? asked.failure.reason : undefined
+        done({ _tag: "Failed", error: errorOf(about, error ?? new Error("the topic was just removed")) })
+      }
+    })
+    for (const record of records) parts.producer.send(record)
+    return Effect.sync(() => {
+      for (const record of records) record.cancelled = true
+    })
+  })
+
+const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subscription, BrokerError, Scope.Scope> => {
+  const { group, topic } = options
+  const about = { operation: "subscribe", topic }
+  const wrong = invalidName("subscribe", topic, group)
+  if (wrong !== undefined) return Effect.fail(wrong)
+  return Effect.gen(function* () {
+    const { cluster, topology } = parts
+    const lost = yield* Queue.unbounded<ReadonlyArray<Delivery>, Cause.Done>()
+    const context = yield* Effect.context<never>()
+    const log = (message: string) => void Effect.runForkWith(context)(Effect.logWarning(message))
+    yield* cluster.patiently(about, () => topology.needGroup(options, options.replay))
+    const consumption = yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        const made = new Consumption(options, { cluster, topology, log, sendCopy: copyBy(parts, options) }, lost)
+        parts.consumptions.add(made)
+        return made
+      }),
+      (consumption) =>
+        Effect.promise(async () => {
+          await consumption.close()
+          parts.consumptions.delete(consumption)
+        })
+    )
+    yield* cluster.patiently(about, () => consumption.begin())
+    return {
+      take: (max, maxBytes) => consumption.take(max, maxBytes),
+      settle: (settlements) => consumption.settle(settlements),
+      renew: (deliveries) => Effect.sync(() => deliveries.map(renewed)),
+      lost: Stream.fromQueue(lost),
+      setCredit: (credit) => Effect.sync(() => consumption.setCredit(credit)),
+      problem: () => consumption.problem
+    }
+  })
+}
+
+/** There are no leases; a delivery lasts as long as its partition is ours. */
+const renewed = (delivery: Delivery): undefined | "Lost" =>
+  delivery instanceof KafkaDelivery && !delivery.entry.partition.closed && !delivery.settled ? undefined : "Lost"
+
+const copyBy =
+  (parts: Parts, group: Group): SendCopy =>
+  ({ entry }, message, due, done) => {
+    const about = { operation: "retry", topic: group.topic, ids: [message.envelope.id] }
+    parts.topology.needRetryTopic(group).then(
+      (topic) => {
+        // It was lost meanwhile, and comes to another owner as it was.
+        if (entry.record === undefined) {
+          const error = rejected(about, "Refused", "the message was settled otherwise")
+          return done({ _tag: "Failed", error })
+        }
+        parts.producer.send(parts.copy(entry, topic, message, due, done))
+      },
+      (error) => done({ _tag: "Failed", error: errorOf(about, error) })
+    )
+  }
+
+const removeGroup = (parts: Parts, group: Group): Effect.Effect<void, BrokerError> =>
+  about(parts, "remove a group", group, async () => {
+    const error = rejected(
+      { operation: "take", topic: group.topic },
+      "NoGroup",
+      "the group was removed; subscribe anew"
+    )
+    const ours = [...parts.consumptions].filter(
+      ({ options }) => options.topic === group.topic && options.group === group.group
+    )
+    await Promise.all(ours.map((consumption) => consumption.endWith(error)))
+    await parts.topology.remove(group)
+  })

@@ -1,0 +1,192 @@
+/** Consuming: what is committed, what waits, and what another owner of a partition knows. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Fiber } from "effect"
+import type { Driver } from "millrace"
+import { describeWith } from "../services.ts"
+import { idOf, message, subscribe } from "../support.ts"
+import { client, connect, fresh, until, untilEffect } from "./support.ts"
+
+const everything = Number.MAX_SAFE_INTEGER
+
+const acknowledge = (delivery: Driver.Delivery): Driver.Settlement => ({ _tag: "Acknowledge", delivery })
+
+/** Takes until it has so many. */
+const takeMany = (subscription: Driver.Subscription, count: number) =>
+  Effect.gen(function* () {
+    const deliveries: Array<Driver.Delivery> = []
+    while (deliveries.length < count) {
+      deliveries.push(...(yield* subscription.take(count - deliveries.length, everything)))
+    }
+    return deliveries
+  }).pipe(Effect.timeout("20 seconds"))
+
+/** What comes within a second. */
+const rest = (subscription: Driver.Subscription) =>
+  Effect.map(Effect.timeoutOption(subscription.take(1000, everything), "1 second"), (found) =>
+    found._tag === "None" ? [] : found.value.map(idOf)
+  )
+
+const ids = (count: number, prefix = "m") => Array.from({ length: count }, (_, i) => `${prefix}${i}`)
+
+describeWith("kafka", (kafka) => {
+  const broker = kafka.urls.bootstrap
+
+  const publish = (driver: Driver.Driver, topic: string, names: ReadonlyArray<string>, key?: (id: string) => string) =>
+    driver.publish(
+      names.map((id) =>
+        message(id, { destination: { _tag: "Topic", topic }, ...(key === undefined ? {} : { key: key(id) }) })
+      )
+    )
+
+  it.live("what is finished behind an unfinished message is not repeated by the next owner", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(500))
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic, credit: 500 })
+          const taken = yield* takeMany(subscription, 500)
+          const open = new Set(["m0", "m17", "m250"])
+          yield* subscription.settle(taken.filter((one) => !open.has(idOf(one))).map(acknowledge))
+          assert.deepInclude(yield* driver.backlog({ topic, group: "g" }), { waiting: 0, inFlight: 3 })
+        })
+      )
+      assert.strictEqual((yield* driver.backlog({ topic, group: "g" })).waiting, 3)
+      const next = yield* subscribe(driver, { topic, credit: 500 })
+      const again = yield* takeMany(next, 3)
+      assert.deepStrictEqual(again.map(idOf), ["m0", "m17", "m250"])
+      yield* next.settle(again.map(acknowledge))
+      assert.deepStrictEqual(yield* rest(next), [])
+    })
+  )
+
+  it.live(
+    "a message that is tried again in its place keeps its attempt and its time over a restart, and its key waits",
+    () =>
+      Effect.gen(function* () {
+        const topic = fresh()
+        const driver = yield* connect(broker)
+        yield* driver.declare({ topic, groups: ["g"] })
+        yield* publish(driver, topic, ids(3), () => "k")
+        let due = 0
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const subscription = yield* subscribe(driver, { topic, order: "key" })
+            const [first] = yield* takeMany(subscription, 3)
+            if (first === undefined) return
+            const failed = { firstFailedAt: 1_700_000_000_000, attempts: [] }
+            const envelope = { ...first.message.envelope, attempt: 4, history: failed }
+            yield* subscription.settle([{ _tag: "Retry", delivery: first, delay: 1500, envelope }])
+            due = Date.now() + 1490
+          })
+        )
+        const next = yield* subscribe(driver, { topic, order: "key" })
+        const again = yield* takeMany(next, 3)
+        assert.isAtLeast(Date.now(), due)
+        assert.deepStrictEqual(again.map(idOf), ["m0", "m1", "m2"])
+        assert.deepStrictEqual(
+          again.map(({ message }) => message.envelope.attempt),
+          [4, 1, 1]
+        )
+        assert.strictEqual(again[0]?.message.envelope.history?.firstFailedAt, 1_700_000_000_000)
+      })
+  )
+
+  it.live("at its bound a partition waits for its first message; the others flow", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { maxUncommitted: 100 })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(4000), (id) => id)
+      const subscription = yield* subscribe(driver, { topic, credit: 200, order: "key" })
+      const [stuck] = yield* takeMany(subscription, 1)
+      if (stuck === undefined) return
+      const got = new Set([idOf(stuck)])
+      const work = yield* Effect.forkScoped(
+        Effect.forever(
+          Effect.flatMap(subscription.take(100, everything), (taken) => {
+            for (const one of taken) got.add(idOf(one))
+            return subscription.settle(taken.map(acknowledge))
+          })
+        )
+      )
+      const log = yield* client(broker).read(topic, 4000)
+      const place = log.find(({ headers }) => headers.get("ce_id")?.toString() === idOf(stuck))
+      const elsewhere = log.filter(({ partition }) => partition !== place?.partition)
+      yield* until("the other partitions are read to their end", () =>
+        elsewhere.every(({ headers }) => got.has(headers.get("ce_id")?.toString() ?? ""))
+      )
+      const here = log.length - elsewhere.length
+      const behind = got.size - elsewhere.length
+      assert.strictEqual(behind, 100)
+      assert.isAbove(here, 200)
+      yield* subscription.settle([acknowledge(stuck)])
+      yield* until("the partition goes on", () => got.size === 4000)
+      yield* Fiber.interrupt(work)
+    })
+  )
+
+  it.live("the lag of a group is seen by a process that reads none of it", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const [driver, other] = [yield* connect(broker), yield* connect(broker)]
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(20), (id) => id)
+      const waiting = Effect.map(other.backlog({ topic, group: "g" }), (backlog) => backlog.waiting)
+      assert.strictEqual(yield* waiting, 20)
+      const subscription = yield* subscribe(driver, { topic })
+      const taken = yield* takeMany(subscription, 20)
+      yield* subscription.settle(taken.slice(0, 15).map(acknowledge))
+      yield* untilEffect(
+        "what is finished is committed",
+        Effect.map(waiting, (n) => n === 5)
+      )
+    })
+  )
+
+  it.live("a partition that the topic gets later is read from its beginning", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      const subscription = yield* subscribe(driver, { topic })
+      const admin = yield* client(broker).admin
+      yield* Effect.promise(() =>
+        admin.createPartitions({
+          topics: [{ name: topic, count: 6, assignments: [{ brokerIds: [1] }, { brokerIds: [1] }] }]
+        })
+      )
+      const producer = yield* client(broker).producer()
+      yield* Effect.promise(() =>
+        producer.send({
+          acks: -1,
+          messages: [{ topic, partition: 5, key: Buffer.from("k"), value: Buffer.from("{}") }]
+        })
+      )
+      const [delivery] = yield* takeMany(subscription, 1)
+      assert.strictEqual(delivery && idOf(delivery), `${topic}/5/0`)
+    })
+  )
+
+  it.live("an abandoned message is not given to another before the session has expired", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ["m"])
+      const before = performance.now()
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic })
+          const [delivery] = yield* takeMany(subscription, 1)
+          if (delivery !== undefined) yield* subscription.settle([{ _tag: "Abandon", delivery }])
+        })
+      )
+      const next = yield* subscribe(driver, { topic })
+      assert.deepStrictEqual((yield* takeMany(next, 1)).map(idOf), ["m"])
+      // The server of these tests waits for 6 seconds.
+      assert.isAbove(performance.now() - before, 4000)
+    })
+  )
+})

@@ -1,0 +1,203 @@
+/** Members come and go, are cut off and come back: nothing is lost, and what is taken away is not worked on any more. */
+import { assert, it } from "@effect/vitest"
+import { Effect, Fiber, Layer, Schema, Stream } from "effect"
+import type { Driver } from "millrace"
+import { Consumer, Topic } from "millrace"
+import { describeWith } from "../services.ts"
+import { idOf, message, subscribe } from "../support.ts"
+import { connect, fresh, layerAt, proxied, until } from "./support.ts"
+
+const everything = Number.MAX_SAFE_INTEGER
+const acknowledge = (delivery: Driver.Delivery): Driver.Settlement => ({ _tag: "Acknowledge", delivery })
+
+describeWith("kafka", (kafka) => {
+  const broker = kafka.urls.bootstrap
+
+  const publish = (driver: Driver.Driver, topic: string, count: number) =>
+    driver.publish(
+      Array.from({ length: count }, (_, i) => message(`m${i}`, { destination: { _tag: "Topic", topic }, key: `k${i}` }))
+    )
+
+  /** What was lost of a subscription. */
+  const lostOf = (subscription: Driver.Subscription) =>
+    Effect.gen(function* () {
+      const lost: Array<Driver.Delivery> = []
+      yield* Effect.forkScoped(Stream.runForEach(subscription.lost, (some) => Effect.sync(() => lost.push(...some))))
+      return lost
+    })
+
+  it.live("what is settled in time is handed over; what is not is lost, and a late settlement says so", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const [one, two] = [yield* connect(broker, { revokeTimeout: "1 second" }), yield* connect(broker)]
+      yield* one.declare({ topic, groups: ["g"] })
+      yield* publish(one, topic, 40)
+      const a = yield* subscribe(one, { topic })
+      const lost = yield* lostOf(a)
+      const held: Array<Driver.Delivery> = []
+      while (held.length < 40) held.push(...(yield* a.take(100, everything)))
+      // Half of all is settled, in every partition.
+      const settled = held.filter((_, i) => i % 2 === 0)
+      yield* a.settle(settled.map(acknowledge))
+      const b = yield* subscribe(two, { topic })
+      const got: Array<string> = []
+      while (got.length === 0) {
+        const taken = yield* b.take(100, everything)
+        got.push(...taken.map(idOf))
+        yield* b.settle(taken.map(acknowledge))
+      }
+      yield* until("some are lost", () => lost.length > 0)
+      const kept = held.filter((one) => !settled.includes(one) && !lost.includes(one))
+      assert.isAbove(kept.length, 0, "the partitions that stay keep what they have")
+      assert.deepStrictEqual(new Set(yield* a.settle(lost.map(acknowledge))), new Set(["Lost"]))
+      assert.deepStrictEqual(new Set(yield* a.settle(kept.map(acknowledge))), new Set(["Unconfirmed"]))
+      while (got.length < lost.length) got.push(...(yield* b.take(100, everything)).map(idOf))
+      assert.deepStrictEqual(
+        got.toSorted(),
+        lost.map(idOf).toSorted(),
+        "the other gets what was lost, and nothing else"
+      )
+    })
+  )
+
+  it.live("a partition that is to be given up and comes back is kept, with what was handed over of it", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const [one, two] = [yield* connect(broker), yield* connect(broker)]
+      yield* one.declare({ topic, groups: ["g"] })
+      yield* publish(one, topic, 40)
+      const a = yield* subscribe(one, { topic })
+      const lost = yield* lostOf(a)
+      const held: Array<Driver.Delivery> = []
+      while (held.length < 40) held.push(...(yield* a.take(100, everything)))
+      // It waits for the handlers of the first for ten seconds, and leaves before.
+      yield* Effect.scoped(Effect.andThen(subscribe(two, { topic }), Effect.sleep("2500 millis")))
+      yield* Effect.sleep("2500 millis")
+      assert.deepStrictEqual(new Set(yield* a.settle(held.map(acknowledge))), new Set(["Unconfirmed"]))
+      assert.deepStrictEqual(lost, [])
+      yield* publish(one, topic, 40)
+      const more = new Set<string>()
+      while (more.size < 40) for (const delivery of yield* a.take(100, everything)) more.add(idOf(delivery))
+    })
+  )
+
+  it.live("a member that is cut off loses what it has when its session expires, and comes back", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const way = yield* proxied(broker)
+      const [cut, direct] = [yield* connect(broker, way.options), yield* connect(broker)]
+      yield* direct.declare({ topic, groups: ["g"] })
+      yield* publish(direct, topic, 20)
+      const a = yield* subscribe(cut, { topic })
+      const lost = yield* lostOf(a)
+      const held: Array<Driver.Delivery> = []
+      while (held.length < 20) held.push(...(yield* a.take(100, everything)))
+      yield* way.proxy.stall()
+      const since = performance.now()
+      const b = yield* subscribe(direct, { topic })
+      yield* until("all is lost", () => lost.length === 20)
+      const spent = performance.now() - since
+      const got = new Set<string>()
+      while (got.size < 20) for (const delivery of yield* b.take(100, everything)) got.add(idOf(delivery))
+      // The server of these tests waits for 6 seconds: the one that is cut off knows it before the other has its messages.
+      assert.isBelow(spent, 6100)
+      assert.deepStrictEqual(new Set(yield* a.settle(held.map(acknowledge))), new Set(["Lost"]))
+      yield* way.proxy.restore
+      const restored = performance.now()
+      const waiting = yield* Effect.forkScoped(a.take(1, everything))
+      while (waiting.pollUnsafe() === undefined && performance.now() - restored < 15_000) {
+        yield* publish(direct, topic, 8)
+        yield* Effect.sleep("200 millis")
+      }
+      assert.isDefined(waiting.pollUnsafe(), "it receives again")
+      assert.isBelow(performance.now() - restored, 12_000)
+    })
+  )
+
+  it.live("members come and go every second under load: nothing is lost, and the order of keys holds", () =>
+    Effect.gen(function* () {
+      const topic = Topic.make(fresh(), {
+        schema: Schema.Struct({ n: Schema.Number, key: Schema.String }),
+        version: 1,
+        key: ({ key }) => key,
+        groups: ["g"]
+      })
+      const latest = new Map<string, number>()
+      const running = new Set<string>()
+      const seen = new Map<string, number>()
+      const wrong: Array<string> = []
+      let handled = 0
+      const handler = ({ key, n }: { readonly key: string; readonly n: number }) =>
+        Effect.acquireUseRelease(
+          Effect.sync(() => {
+            if (running.has(key)) wrong.push(`two of ${key} at once`)
+            running.add(key)
+          }),
+          () => Effect.sleep(Math.random() * 10),
+          () => Effect.sync(() => running.delete(key))
+        ).pipe(
+          Effect.tap(() =>
+            Effect.sync(() => {
+              handled++
+              const before = latest.get(key) ?? -1
+              const id = `${key}/${n}`
+              if (n < before && !seen.has(id)) wrong.push(`${id} after ${before}`)
+              latest.set(key, Math.max(before, n))
+              seen.set(id, (seen.get(id) ?? 0) + 1)
+            })
+          )
+        )
+      const options = { group: "g", order: "key", concurrency: 8, shutdownDeadline: "5 seconds" } as const
+      const member = Effect.andThen(
+        Consumer.make(topic, handler, options),
+        Effect.sleep(800 + Math.random() * 800)
+      ).pipe(Effect.scoped, Effect.provide(Layer.fresh(layerAt(broker))))
+      const comesAndGoes = yield* Effect.forkScoped(
+        Effect.all([Effect.forever(member), Effect.forever(member)], { concurrency: "unbounded" })
+      )
+      let published = 0
+      yield* Effect.gen(function* () {
+        const stays = yield* Consumer.make(topic, handler, options)
+        yield* Effect.forEach(
+          Array.from({ length: 40 }, (_, key) => `k${key}`),
+          (key) =>
+            Effect.forEach(Array.from({ length: 150 }), (_, n) =>
+              Effect.andThen(
+                topic.publish({ n, key }),
+                Effect.andThen(
+                  Effect.sync(() => published++),
+                  Effect.sleep(60)
+                )
+              )
+            ),
+          { concurrency: "unbounded" }
+        )
+        yield* until("all are handled", () => seen.size === published, 40_000)
+        const { lost } = yield* stays.accounting
+        console.info(
+          `rebalance storm: ${published} published, ${handled - published} handled again, ${lost} lost by the one that stays`
+        )
+      }).pipe(Effect.scoped, Effect.provide(Layer.fresh(layerAt(broker))))
+      yield* Fiber.interrupt(comesAndGoes)
+      assert.deepStrictEqual(wrong.slice(0, 5), [])
+      assert.strictEqual(seen.size, 6000)
+      assert.isBelow(handled - published, 300, "handled again")
+    })
+  )
+
+  it.live("after a restart of the server consumption goes on within ten seconds", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      const subscription = yield* subscribe(driver, { topic })
+      for (const disturb of [kafka.restart(), Effect.andThen(Effect.scoped(kafka.kill()), kafka.start)]) {
+        yield* disturb
+        const up = performance.now()
+        yield* publish(driver, topic, 1)
+        const [delivery] = yield* subscription.take(1, everything)
+        if (delivery !== undefined) yield* subscription.settle([acknowledge(delivery)])
+        assert.isBelow(performance.now() - up, 10_000)
+      }
+    })
+  )
+})
