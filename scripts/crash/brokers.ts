@@ -6,10 +6,12 @@ import { Effect, type Layer, Stream } from "effect"
 import type { Broker } from "millrace"
 import { DeadLetters } from "millrace"
 import { Kafka } from "millrace/kafka"
+import { Nsq } from "millrace/nsq"
 import { RabbitMq } from "millrace/rabbitmq"
 import { Sqlite } from "millrace/sqlite"
 import { urlOf } from "../services/state.ts"
 import type { Letter } from "./history.ts"
+import * as nsqServers from "./nsq.ts"
 import { clear, readLetters } from "./rabbitmq.ts"
 import { Steps } from "./scenario.ts"
 
@@ -46,6 +48,14 @@ export const brokers: Readonly<Record<string, Checked>> = {
     layer: () => RabbitMq.layer({ url: rabbitmq() }) as unknown as Layer.Layer<Orderly, Broker.BrokerError>,
     ordered: false,
     deadLetters: () => readLetters(rabbitmq())
+  },
+  nsq: {
+    prepare: nsqServers.clear,
+    // It is not asked for order.
+    layer: () =>
+      Nsq.layer({ lookupd: [urlOf("nsq", "lookupd")] }) as unknown as Layer.Layer<Orderly, Broker.BrokerError>,
+    ordered: false,
+    deadLetters: nsqServers.readLetters
   },
   kafka: { layer: kafka, ordered: true, deadLetters: () => browse(kafka()) }
 }

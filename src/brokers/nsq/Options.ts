@@ -34,7 +34,10 @@ export interface Options<N extends string> {
   readonly maxFrameBytes?: number | undefined
   /** The servers' `-max-req-timeout`; longer delays take several steps. Default 1 hour, theirs. */
   readonly maxRequeueDelay?: Duration.Input | undefined
-  /** How long a message may wait at the server for others to go with it; not below its own least. Default 25 milliseconds. */
+  /**
+   * How long a message may wait at the server for others to go with it; not below the server's own least. What waits is lost
+   * when the server is killed. 0 sends each at once, which costs throughput. Default 25 milliseconds.
+   */
   readonly outputBufferTimeout?: Duration.Input | undefined
   /** TLS, where the servers have it; `{}` for no options of Node's `tls.connect`. Default: none. */
   readonly tls?: ConnectionOptions | undefined

@@ -22,10 +22,10 @@ describeWith("nsq", (nsq) => {
     abilities: { delay: "native", priority: "none", order: "none", replay: "none", browse: "none", results: "none" },
     lease: 1000
   }
+  // A killed nsqd loses what it has in its hands, whatever its client does: outages.test.ts says how much that is.
   const outages: Fixture = {
     ...one,
     restart: nsq.restart("nsqd1"),
-    crash: Effect.andThen(Effect.scoped(nsq.kill("nsqd1")), nsq.start),
     blackHole: {
       layer: Layer.unwrap(Effect.sync(() => Nsq.layer({ nsqd: [way.address], heartbeat: "1 second" }))),
       begin: Effect.suspend(() => way.proxy.stall()),
@@ -40,8 +40,7 @@ describeWith("nsq", (nsq) => {
   const two: Fixture = {
     ...one,
     layer: Nsq.layer({ lookupd: [lookupd], lookupInterval: "500 millis" }),
-    restart: nsq.restart("nsqd2"),
-    crash: Effect.andThen(Effect.scoped(nsq.kill()), nsq.start)
+    restart: nsq.restart()
   }
   const faulty = FaultyBroker.make({
     seed: "nsq",

@@ -15,7 +15,7 @@ import { ask } from "../protocol/Connection.ts"
 import type { ServerError } from "../protocol/errors.ts"
 import type { Message } from "../protocol/Message.ts"
 import type { Copies } from "./Copies.ts"
-import { spread } from "./Credit.ts"
+import { needsTurns, spread } from "./Credit.ts"
 import { rejected, unavailable } from "./errors.ts"
 import { NsqDelivery, type Session } from "./Session.ts"
 import { decode } from "./Wire.ts"
@@ -45,7 +45,7 @@ export class Consumption {
   /** Handed on and not settled. */
   private held = 0
   private credit: number
-  /** The connection whose turn it is, where there is less credit than connections. */
+  /** The connection whose turn it is, where there is too little credit for all at once. */
   private turn = 0
   private turnTicks = 0
   private wake: () => void = () => undefined
@@ -238,9 +238,9 @@ export class Consumption {
     this.wake()
   }
 
-  /** Whether there is less credit than connections, so that they take turns. */
+  /** Whether connections take turns. */
   get hasTurns(): boolean {
-    return this.credit < this.sessions.length
+    return needsTurns(this.sessions, this.credit)
   }
 
   /** Whether each settlement may change what others may have. */
@@ -251,7 +251,7 @@ export class Consumption {
 
   private balance(): void {
     const { sessions } = this
-    const ready = spread(sessions, this.credit, sessions.length === 0 ? 0 : this.turn % sessions.length)
+    const ready = spread(sessions, this.credit, this.turn)
     // Less before more.
     for (const [index, session] of sessions.entries()) {
       if ((ready[index] ?? 0) < session.ready) session.setReady(ready[index] ?? 0)

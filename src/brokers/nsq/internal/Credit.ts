@@ -13,50 +13,66 @@ export interface Share {
   readonly most: number
 }
 
+/** From so much credit for each connection on, one each is kept for those by which nothing comes. */
+const plenty = 8
+
+/** Whether some connections can have nothing while others have all, so that they must take turns. */
+export const needsTurns = (shares: ReadonlyArray<Share>, credit: number): boolean => {
+  const count = shares.length
+  if (count < 2 || credit >= plenty * count) return false
+  return credit < count || shares.some(({ busy }) => busy)
+}
+
 /**
- * The RDY of each. With enough credit each has one, so that what comes is heard of at once, and the busy ones share the rest.
- * With less, those that have messages keep theirs, and the others take turns, beginning with the one at `turn`.
+ * The RDY of each. As long as nothing comes, all are equal. Then the busy ones share the credit. With plenty of it the others
+ * keep one, so that what comes is heard of at once; with less it is one of them at a time, the one at `turn`.
  */
 export const spread = (shares: ReadonlyArray<Share>, credit: number, turn: number): ReadonlyArray<number> => {
   const count = shares.length
   const ready = new Array<number>(count).fill(0)
   if (credit <= 0 || count === 0) return ready
-  if (credit < count) takeTurns(shares, credit, turn, ready)
-  else shareOut(shares, credit, ready)
-  return holdBack(shares, credit, ready)
+  const guest = turn % count
+  const inOrder = shares.map((_, step) => (guest + step) % count)
+  const busy = inOrder.filter((index) => shares[index]?.busy)
+  if (busy.length === 0) shareOut(shares, inOrder, credit, ready)
+  else if (!needsTurns(shares, credit)) {
+    ready.fill(1)
+    shareOut(shares, busy, credit - count + busy.length, ready)
+  } else {
+    const isBusy = shares[guest]?.busy ?? false
+    if (!isBusy) ready[guest] = 1
+    shareOut(shares, busy, isBusy ? credit : credit - 1, ready)
+  }
+  return holdBack(shares, credit, ready, guest)
 }
 
-const takeTurns = (shares: ReadonlyArray<Share>, credit: number, turn: number, ready: Array<number>): void => {
+/** To each the same, and what cannot be divided to the first. */
+const shareOut = (
+  shares: ReadonlyArray<Share>,
+  chosen: ReadonlyArray<number>,
+  credit: number,
+  ready: Array<number>
+): void => {
   let left = credit
-  for (let step = 0; step < shares.length; step++) left -= Math.min(left, shares[step]?.inFlight ?? 0)
-  for (let step = 0; step < shares.length && left > 0; step++) {
-    const index = (turn + step) % shares.length
-    if ((shares[index]?.inFlight ?? 0) > 0) continue
-    ready[index] = 1
-    left--
+  for (const [step, index] of chosen.entries()) {
+    const part = Math.min(Math.ceil(left / (chosen.length - step)), shares[index]?.most ?? 0)
+    ready[index] = part
+    left -= part
   }
 }
 
-const shareOut = (shares: ReadonlyArray<Share>, credit: number, ready: Array<number>): void => {
-  const busy = shares.flatMap(({ busy }, index) => (busy ? [index] : []))
-  const chosen = busy.length > 0 ? busy : shares.map((_, index) => index)
-  let left = credit - shares.length
-  ready.fill(1)
-  for (let step = 0; step < chosen.length; step++) {
-    const index = chosen[step] ?? 0
-    const part = Math.ceil(left / (chosen.length - step))
-    ready[index] = 1 + Math.min(part, (shares[index]?.most ?? 1) - 1)
-    left -= (ready[index] ?? 1) - 1
-  }
-}
-
-/** What is in flight beyond a connection's RDY is not there for others, until it is settled. */
-const holdBack = (shares: ReadonlyArray<Share>, credit: number, ready: Array<number>): ReadonlyArray<number> => {
+/** What is in flight beyond a connection's RDY is not there for others, until it is settled; for the guest at the last. */
+const holdBack = (
+  shares: ReadonlyArray<Share>,
+  credit: number,
+  ready: Array<number>,
+  guest: number
+): ReadonlyArray<number> => {
   let over = -credit
   for (const [index, { inFlight }] of shares.entries()) over += Math.max(ready[index] ?? 0, inFlight)
-  for (const [index, { inFlight }] of shares.entries()) {
-    if (over <= 0) break
-    const free = (ready[index] ?? 0) - inFlight
+  for (let step = 1; step <= shares.length && over > 0; step++) {
+    const index = (guest + step) % shares.length
+    const free = (ready[index] ?? 0) - (shares[index]?.inFlight ?? 0)
     if (free <= 0) continue
     const less = Math.min(free, over)
     ready[index] = (ready[index] ?? 0) - less

@@ -73,7 +73,7 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
     maxUnconfirmed: whole("maxUnconfirmed", options.maxUnconfirmed, 4096, 1),
     maxFrameBytes: whole("maxFrameBytes", options.maxFrameBytes, 1024 * 1024, 2 * growth),
     maxRequeueDelay: span("maxRequeueDelay", options.maxRequeueDelay, 3_600_000, 100),
-    outputBufferTimeout: span("outputBufferTimeout", options.outputBufferTimeout, 25),
+    outputBufferTimeout: span("outputBufferTimeout", options.outputBufferTimeout, 25, 0),
     tls: options.tls,
     authSecret:
       options.authSecret === undefined || Redacted.isRedacted(options.authSecret)

@@ -66,7 +66,7 @@ export const decode = ({ body, id, timestamp }: Message, topic: string): Decoded
     get,
     { id: () => id, topic, timestamp: () => timestamp, correlationId: undefined },
     {
-      contentType: get("datacontenttype") ?? (framed === undefined ? "application/json" : "application/octet-stream"),
+      contentType: get("datacontenttype") ?? "application/octet-stream",
       traceparent: get("traceparent"),
       tracestate: get("tracestate"),
       headers: headersOf(values.headers)

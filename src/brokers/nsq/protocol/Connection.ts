@@ -32,9 +32,9 @@ export interface ConnectOptions {
   readonly heartbeat?: number | undefined
   /** Milliseconds after which a message that was not answered for is handed over again, at least 1000. Default: the server's. */
   readonly msgTimeout?: number | undefined
-  /** Milliseconds that a message may wait at the server for others to go with it. Default: the server's. */
+  /** Milliseconds that a message may wait at the server for others to go with it, -1 for none. Default: the server's. */
   readonly outputBufferTimeout?: number | undefined
-  /** Bytes that the server gathers for one write. Default: the server's. */
+  /** Bytes that the server gathers for one write, -1 for none. Default: the server's. */
   readonly outputBufferSize?: number | undefined
   /** TLS, where the server has it; a server without it is refused. */
   readonly tls?: TlsOptions | undefined
