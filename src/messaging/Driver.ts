@@ -140,8 +140,9 @@ export interface Subscription {
 export interface Delivery {
   readonly message: RawMessage
   /**
-   * How often the broker has handed over this message, crashes and releases included; `undefined` where it does not count.
-   * Only a guard against messages that kill their process: attempts are in the envelope.
+   * How often the broker has handed over this message since a settlement last gave it back, where it can tell that from a
+   * crash; `undefined` where it does not count. Only a guard against messages that kill their process: attempts are in the
+   * envelope.
    */
   readonly deliveries: number | undefined
   /**

@@ -7,6 +7,7 @@ import { envelope } from "../brokers/support.ts"
 import {
   balanced,
   changedDriver,
+  crashWithOne,
   endsInTime,
   Numbers,
   onMemory,
@@ -155,18 +156,10 @@ describe("a handler", () => {
     onMemory(
       Effect.gen(function* () {
         let runs = 0
-        // Each of these members takes it and closes at once: deliveries without an attempt.
-        const take = Consumer.make(Numbers, () => Effect.never, { group: "g", shutdownDeadline: 0, maxDeliveries: 3 })
-        yield* publish(1).pipe(Effect.andThen(Effect.void))
-        const first = yield* take
-        yield* publish(2)
-        yield* settle
-        yield* first.drain({ deadline: 0 })
-        for (let i = 0; i < 2; i++) {
-          const member = yield* take
-          yield* settle
-          yield* member.drain({ deadline: 0 })
-        }
+        const first = yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+        yield* first.drain()
+        yield* publish(1)
+        for (let i = 0; i < 3; i++) yield* crashWithOne
         const last = yield* Consumer.make(
           Numbers,
           () => {
@@ -178,6 +171,29 @@ describe("a handler", () => {
         yield* settle
         assert.strictEqual(runs, 0)
         assert.isAtLeast((yield* balanced(last)).deadLettered, 1)
+      })
+    )
+  )
+
+  it.effect("whose message was given back often is run: whoever gives back is alive", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const attempts: Array<number> = []
+        const member = Consumer.make(
+          Numbers,
+          (_, { attempt }) => {
+            attempts.push(attempt)
+            return attempts.length < 5 ? Effect.never : Effect.void
+          },
+          { group: "g", shutdownDeadline: 0, maxDeliveries: 3 }
+        )
+        for (let i = 0; i < 5; i++) {
+          const one = yield* member
+          if (i === 0) yield* publish(1)
+          yield* settle
+          yield* one.drain()
+        }
+        assert.deepStrictEqual(attempts, [1, 1, 1, 1, 1])
       })
     )
   )

@@ -78,3 +78,18 @@ export const logged = Effect.sync(() => {
   })
   return { lines, layer: Logger.layer([logger]) }
 })
+
+/** What a process leaves that takes the next message and dies: a delivery that nobody has settled. */
+export const crashWithOne = Effect.scoped(
+  Effect.gen(function* () {
+    const driver = yield* Broker.Broker
+    const subscription = yield* driver.subscribe({
+      topic: "numbers",
+      group: "g",
+      credit: 1,
+      lease: 1000,
+      order: "none"
+    })
+    yield* subscription.take(1, Number.MAX_SAFE_INTEGER)
+  })
+)

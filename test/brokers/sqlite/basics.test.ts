@@ -132,7 +132,7 @@ describe("sqlite driver", () => {
       assert.deepStrictEqual(back.map(textOf), ["a", "c"])
       assert.deepStrictEqual(
         back.map(({ deliveries }) => deliveries),
-        [2, 2]
+        [1, 1]
       )
       assert.deepStrictEqual(yield* drain(subscription), [])
       const [retried] = yield* take(subscription)

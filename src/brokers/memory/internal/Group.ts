@@ -152,6 +152,8 @@ export class Group {
       if (entry === undefined) return "Lost"
       member.settled.add(delivery)
       if (settlement._tag === "Abandon") return "Settled"
+      // Whoever settles is alive, so it was not this message that killed somebody.
+      entry.deliveries = 0
       if (settlement._tag === "Retry") this.change(entry, settlement.envelope, now + settlement.delay)
       this.giveBack(member, delivery)
       if (settlement._tag === "Acknowledge") this.entries.delete(entry.arrival.sequence)

@@ -171,7 +171,8 @@ export const settle = (store: Store, { owner, queue, seq }: Owned, settlement: S
       return deleted === 1
     }
     case "Release":
-      return release(store, queue, owner, seq)
+      // Whoever settles is alive, so it was not this message that killed somebody.
+      return releaseAnew(store, queue, owner, seq)
     case "Abandon":
       // Its row stays with its owner, whose lease nobody renews any more.
       return true
@@ -181,7 +182,7 @@ export const settle = (store: Store, { owner, queue, seq }: Owned, settlement: S
       return (
         database
           .sql(
-            `UPDATE millrace_message SET state = ?, owner = 0, visible_at = ?,
+            `UPDATE millrace_message SET state = ?, owner = 0, deliveries = 0, visible_at = ?,
               attempt = ?, version = ?, timestamp = ?, id = ?, key = ?, meta = ? WHERE seq = ? AND owner = ?`
           )
           .run(
@@ -202,6 +203,16 @@ export const release = (store: Store, queue: number, owner: number, seq: number)
   return (
     store.database
       .sql(`UPDATE millrace_message SET state = ${State.ready}, owner = 0 WHERE seq = ? AND owner = ?`)
+      .run(seq, owner) === 1
+  )
+}
+
+/** The same by somebody who has settled it, with its deliveries counted anew. */
+const releaseAnew = (store: Store, queue: number, owner: number, seq: number): boolean => {
+  store.touched.add(queue)
+  return (
+    store.database
+      .sql(`UPDATE millrace_message SET state = ${State.ready}, owner = 0, deliveries = 0 WHERE seq = ? AND owner = ?`)
       .run(seq, owner) === 1
   )
 }
