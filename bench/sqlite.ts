@@ -2,14 +2,14 @@
  * The benchmarks of the embedded broker: the driver beside what one would write by hand, Effect's own queue on the same
  * client, and a queue from npm. All of them on a file in WAL mode with `synchronous = FULL`.
  */
-import type { Bench } from "./harness.ts"
-import { backlog, millrace, persistedQueue, plainjob, rawStatements } from "./sqlitePeers.ts"
+import type { Bench, Contestant } from "./harness.ts"
+import { backlog, consumer, millrace, persistedQueue, plainjob, rawStatements } from "./sqlitePeers.ts"
 
 const rates = { "messages/s": "more" } as const
 
-const cycle = (publishers: number): Pick<Bench, "units" | "ours" | "peers"> => ({
+const cycle = (publishers: number, ours: Contestant): Pick<Bench, "units" | "ours" | "peers"> => ({
   units: rates,
-  ours: millrace.cycle(publishers, 40_000),
+  ours,
   peers: [
     rawStatements(16, 40_000),
     rawStatements(100, 40_000),
@@ -20,14 +20,27 @@ const cycle = (publishers: number): Pick<Bench, "units" | "ours" | "peers"> => (
 
 export const benches: ReadonlyArray<Bench> = [
   {
+    name: "handled-16",
+    about:
+      "16 publishers that await each message of 200 bytes, one consumer with a schema, an envelope and a no-op handler",
+    ...cycle(16, consumer.cycle(16, 40_000))
+  },
+  {
+    name: "handled-16-keys",
+    about: "the same in order for each of 1,000 keys",
+    units: rates,
+    ours: consumer.cycle(16, 40_000, "key"),
+    peers: [{ ...consumer.cycle(16, 40_000), name: "itself without order" }]
+  },
+  {
     name: "cycle-16",
-    about: "16 publishers that await each message of 200 bytes, one consumer that takes and acknowledges",
-    ...cycle(16)
+    about: "16 publishers that await each message of 200 bytes, takes and acknowledgements: the driver alone",
+    ...cycle(16, millrace.cycle(16, 40_000))
   },
   {
     name: "cycle-256",
     about: "the same with 256 publishers",
-    ...cycle(256)
+    ...cycle(256, millrace.cycle(256, 40_000))
   },
   {
     name: "backlog-1m",
@@ -38,9 +51,9 @@ export const benches: ReadonlyArray<Bench> = [
   },
   {
     name: "idle-latency",
-    about: "publish to an idle consumer, median of 200",
+    about: "from publish to the handler of an idle consumer, median of 200",
     units: { ms: "less" },
-    ours: millrace.latency(200),
+    ours: consumer.latency(200),
     peers: [persistedQueue.latency(200)]
   }
 ]

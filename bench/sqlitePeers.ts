@@ -7,6 +7,7 @@ import { DatabaseSync } from "node:sqlite"
 import BetterSqlite3 from "better-sqlite3"
 import { Context, Deferred, Effect, Fiber, Layer, Schema, Scope } from "effect"
 import { PersistedQueue } from "effect/persistence"
+import { Consumer, Topic } from "millrace"
 import { Sqlite, SqliteClient } from "millrace/sqlite"
 import * as Plainjob from "plainjob"
 import { Broker } from "../src/messaging/Broker.ts"
@@ -83,7 +84,7 @@ const sumOf = (deliveries: ReadonlyArray<Delivery>): number =>
   deliveries.reduce((sum, delivery) => sum + numberIn(delivery.message.body), 0)
 
 /** Numbers below `total`, shared by as many workers. */
-const shared = <E>(workers: number, total: number, each: (i: number) => Effect.Effect<unknown, E>) => {
+const shared = <E, R>(workers: number, total: number, each: (i: number) => Effect.Effect<unknown, E, R>) => {
   let next = 0
   const worker = Effect.gen(function* () {
     while (next < total) yield* each(next++)
@@ -94,6 +95,63 @@ const shared = <E>(workers: number, total: number, each: (i: number) => Effect.E
   )
 }
 
+const Values = Topic.make("bench", { schema: Value, version: 1, groups: ["bench"] })
+
+/** The whole way: encoded by a schema, published, taken, decoded, handled in a slot of its own, acknowledged. */
+export const consumer = {
+  cycle: (publishers: number, messages: number, order?: "key"): Contestant => ({
+    name: "millrace",
+    measure: () =>
+      withFile((filename) =>
+        run(
+          Effect.gen(function* () {
+            const done = yield* Deferred.make<void>()
+            let count = 0
+            let sum = 0
+            yield* Consumer.make(
+              Values,
+              ({ i }) =>
+                Effect.sync(() => {
+                  sum += i
+                  if (++count === messages) Deferred.doneUnsafe(done, Effect.void)
+                }),
+              { group: "bench", order, concurrency: 64, prefetch: 1_000 }
+            )
+            const start = performance.now()
+            yield* shared(publishers, messages, (i) => Values.publish(jsonOf(i), { key: `key ${i % 1_000}` }))
+            yield* Deferred.await(done)
+            verify(sum, messages)
+            return rate(messages, start)
+          }).pipe(Effect.scoped, Effect.provide(Sqlite.layer({ filename })))
+        )
+      )
+  }),
+  latency: (times: number): Contestant => ({
+    name: "millrace",
+    measure: () =>
+      withFile((filename) =>
+        run(
+          Effect.gen(function* () {
+            let handled: (at: number) => void = () => {}
+            yield* Consumer.make(Values, () => Effect.sync(() => handled(performance.now())), { group: "bench" })
+            const taken: Array<number> = []
+            for (let i = 0; i < times; i++) {
+              yield* Effect.sleep("3 millis")
+              const arrival = new Promise<number>((resolve) => {
+                handled = resolve
+              })
+              const start = performance.now()
+              yield* Values.publish(jsonOf(i))
+              taken.push((yield* Effect.promise(() => arrival)) - start)
+            }
+            return { ms: median(taken) }
+          }).pipe(Effect.scoped, Effect.provide(Sqlite.layer({ filename })))
+        )
+      )
+  })
+}
+
+/** The driver alone. */
 export const millrace = {
   cycle: (publishers: number, messages: number): Contestant => ({
     name: "millrace",

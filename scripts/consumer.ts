@@ -29,7 +29,9 @@ try {
     "--no-audit",
     "--no-fund",
     `./${tarball}`,
-    `effect@${manifest.devDependencies.effect}`
+    `effect@${manifest.devDependencies.effect}`,
+    // Clients of brokers are there for those who use them.
+    ...Object.keys(manifest.peerDependenciesMeta).map((client) => `${client}@${manifest.devDependencies[client]}`)
   )
 
   const subpaths = Object.keys(manifest.exports).filter((subpath) => subpath !== "./package.json")

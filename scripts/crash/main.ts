@@ -48,6 +48,7 @@ const sleep = (millis: number) => new Promise((resolve) => setTimeout(resolve, m
 const folder = mkdtempSync(join(tmpdir(), `millrace-crash-${broker}-`))
 process.stdout.write(`${broker}: ${rounds} rounds, seed ${seed}\n`)
 
+await brokers[broker]?.prepare?.()
 const publishers = [0, 1].map((n) => new Player("publisher", n, broker, folder))
 const consumers = [0, 1].map((n) => new Player("consumer", n, broker, folder))
 const players = [...consumers, ...publishers]

@@ -1,4 +1,8 @@
-/** NSQ: one nsqlookupd and two nsqd that report to it. Every message goes to disk before it is answered. */
+/**
+ * NSQ: one nsqlookupd and two nsqd that report to it. Every message goes to disk before it is answered. Where a queue begins
+ * and ends is written soon after, without which a killed nsqd loses what a new queue has; and timeouts are looked after in
+ * each of many channels.
+ */
 import { existsSync, mkdirSync } from "node:fs"
 import { join } from "node:path"
 import { ask, get } from "./probe.ts"
@@ -32,7 +36,9 @@ export const nsq = define({
         `-broadcast-address=${host}`,
         `-lookupd-tcp-address=${host}:${ports.lookupdTcp}`,
         `-data-path=${join(data, name)}`,
-        "-mem-queue-size=0"
+        "-mem-queue-size=0",
+        "-sync-timeout=100ms",
+        "-queue-scan-selection-count=1000"
       ],
       port: tcp,
       // Until nsqlookupd knows it, a consumer does not find it. An nsqd without one is up all the same.

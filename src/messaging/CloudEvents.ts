@@ -108,9 +108,14 @@ const whole = (value: string | undefined, least: number, fallback: number): numb
 /** The furthest times that a date can be. */
 const furthest = 8.64e15
 
+/** Many messages are of the same millisecond. */
+let lastWritten = { millis: 0, text: new Date(0).toISOString() }
+
 const writeTime = (millis: number): string => {
+  if (millis === lastWritten.millis) return lastWritten.text
   const within = Number.isNaN(millis) ? 0 : Math.max(-furthest, Math.min(furthest, millis))
-  return new Date(within).toISOString()
+  lastWritten = { millis, text: new Date(within).toISOString() }
+  return lastWritten.text
 }
 
 /** JavaScript takes much else for a date too, such as "-3". */

@@ -96,7 +96,7 @@ const open = (
   handleBatch: HandleBatch | undefined
 ): Effect.Effect<RunningConsumer, BrokerError, Scope.Scope> =>
   Effect.gen(function* () {
-    const settings = yield* checkConsumer(options)
+    const settings = yield* checkConsumer(options, handleBatch !== undefined)
     // Required by the signatures; the key of a name holds the driver, whatever it can.
     const driver = yield* named(topic.broker) as unknown as Effect.Effect<Driver>
     // With all its groups, so that none misses what is published before its own consumer starts.
@@ -161,7 +161,7 @@ export const layer = <
  *
  * A batch runs when it has `size` messages, or when its first has waited for `linger`. The handler's failure is that of every
  * message in it; a list of results says for each how it went, in order. Batches have no order by key. A lost lease does not
- * interrupt the others of its batch.
+ * interrupt the others of its batch: the handler is interrupted when none of them is left.
  */
 export const makeBatch = <
   A,

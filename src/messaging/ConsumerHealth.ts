@@ -8,7 +8,7 @@ import type { BrokerError } from "./BrokerError.ts"
 import type { ConsumerAccounting, ConsumerReport } from "./ConsumerReport.ts"
 import { Undecodable } from "./TopicError.ts"
 
-/** A consumer with `onUndecodable: "stop"` met a message that it cannot read. Nothing later of its key was acknowledged. */
+/** A consumer with `onUndecodable: "stop"` met a message that it cannot read, and has closed as if drained. With `order: "key"` nothing later of its key was handled. */
 export class ConsumerStopped extends Schema.TaggedError<ConsumerStopped>("millrace/ConsumerStopped")(
   "ConsumerStopped",
   { topic: Schema.String, group: Schema.String, cause: Undecodable }
@@ -21,10 +21,11 @@ export class ConsumerStopped extends Schema.TaggedError<ConsumerStopped>("millra
 /** How a consumer is, for a health check. */
 export interface ConsumerHealth {
   /**
-   * `unreachable`: the broker does not answer, or answers with errors. `stalled`: messages wait, handlers are idle, and
-   * nothing is taken. The other states are what somebody asked for.
+   * `unreachable`: the broker has not answered for `stallAfter`, or answers with errors. `stalled`: messages wait, none is
+   * held, and none comes. The other states are what somebody asked for.
    */
   readonly status: "consuming" | "paused" | "unreachable" | "stalled" | "draining" | "stopped"
+  /** What the broker last failed with, until that works again. */
   readonly problem: BrokerError | undefined
   /** Milliseconds since messages were last taken. */
   readonly sinceTaken: number
@@ -40,9 +41,12 @@ export interface RunningConsumer {
   /** Starts no more handlers and takes no more messages. What is held stays ours. */
   readonly pause: Effect.Effect<void>
   readonly resume: Effect.Effect<void>
-  /** Changes how many handlers run at the same time. */
+  /** Changes how many handlers run at the same time; more than `prefetch` have nothing to run. */
   readonly resize: (concurrency: number) => Effect.Effect<void>
-  /** Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report. */
+  /**
+   * Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report, and the earlier
+   * deadline wins. A handler of the consumer would wait for itself, which is a defect; it can fork the drain.
+   */
   readonly drain: (options?: { readonly deadline?: Duration.Input | undefined }) => Effect.Effect<ConsumerReport>
   /** Waits for its end. Fails with `ConsumerStopped` where a message has ended it. */
   readonly stopped: Effect.Effect<ConsumerReport, ConsumerStopped>

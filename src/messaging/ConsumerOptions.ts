@@ -14,7 +14,7 @@ export interface ConsumerOptions {
   readonly group: string
   /** Handlers that run at the same time. Default 16. */
   readonly concurrency?: number | undefined
-  /** Most messages held, running ones included. Default: twice the concurrency, at least 64. */
+  /** Most messages held, running ones included. Default: twice the concurrency, at least 64; with batches one batch more than run. */
   readonly prefetch?: number | undefined
   /**
    * With `order: "key"`: most messages of one key held, so that one slow key does not hold up the others. Default: an eighth of
@@ -51,7 +51,7 @@ export interface ConsumerOptions {
   readonly rateLimit?: { readonly limit: number; readonly interval: Duration.Input } | undefined
   /** How long a shutdown lets running handlers end. Default 30 seconds. */
   readonly shutdownDeadline?: Duration.Input | undefined
-  /** How long interrupted handlers and open settlements may take after that. Default 5 seconds. */
+  /** How long interrupted handlers may take after that, and then open settlements and the end of the subscription. Default 5 seconds. */
   readonly shutdownGrace?: Duration.Input | undefined
   /**
    * Hears of each message that was set aside, after its letter was written and before it is acknowledged, so that a crash
@@ -60,7 +60,10 @@ export interface ConsumerOptions {
   readonly onDeadLetter?: ((message: Envelope) => Effect.Effect<unknown, unknown>) | undefined
   /** Is handed the report when the consumer has closed. */
   readonly onShutdown?: ((report: ConsumerReport) => Effect.Effect<unknown>) | undefined
-  /** With a backlog, an idle handler and nothing taken for this long, it is reported as stalled and subscribes anew. Default 30 seconds. */
+  /**
+   * With messages waiting, none held and none taken for this long, it is reported as stalled and subscribes anew. A broker
+   * that leaves a question unanswered for this long counts as unreachable. Default 30 seconds.
+   */
   readonly stallAfter?: Duration.Input | undefined
 }
 

@@ -14,17 +14,21 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
 import { toMillis } from "../pool/Durations.ts"
 import { InvalidOption } from "../pool/WorkerPool.ts"
-import type { Broker } from "./Broker.ts"
+import type { Ability, Broker } from "./Broker.ts"
 import { named } from "./Broker.ts"
 import { BrokerError, Rejected } from "./BrokerError.ts"
-import type { DeadLetterStore, Driver, OutgoingMessage, Published, StoredLetter } from "./Driver.ts"
+import type { DeadLetterStore, Driver, OutgoingMessage, Published, RawMessage, StoredLetter } from "./Driver.ts"
 import type { DeathReason, Envelope, FailedAttempt } from "./Envelope.ts"
+import { publishOne } from "./internal/answers.ts"
+import { emulate as emulateIt } from "./internal/emulate.ts"
 import type { Topic } from "./Topic.ts"
-import type { EncodeError, Undecodable, UnknownVersion } from "./TopicError.ts"
+import type { EncodeError, UnknownVersion } from "./TopicError.ts"
+import { Undecodable } from "./TopicError.ts"
 
 export type { DeathReason, FailedAttempt } from "./Envelope.ts"
 
@@ -86,12 +90,33 @@ export interface ReplayReport {
   readonly gone: ReadonlyArray<string>
 }
 
+/** A limit that is no number must not mean "all". */
+const checked = <O extends { readonly limit?: number | undefined; readonly maxReplays?: number | undefined }>(
+  operation: string,
+  options: O
+): Effect.Effect<O> => {
+  const wrong = (["limit", "maxReplays"] as const).find((name) => {
+    const value = options[name]
+    return value !== undefined && !(Number.isInteger(value) && value >= 0)
+  })
+  return wrong === undefined
+    ? Effect.succeed(options)
+    : Effect.die(
+        new InvalidOption({ operation, problem: `${wrong} must be a whole number from 0, got ${options[wrong]}` })
+      )
+}
+
 /** Lists dead letters, each group's in the order in which they died. */
 export const list = <A, B extends string, R>(
   topic: Topic<A, B, R>,
   filter: Filter<NoInfer<A>> = {}
 ): Stream.Stream<DeadLetter<A>, BrokerError, R | Broker<"browse", B>> =>
-  Stream.unwrap(Effect.map(storeOf(topic), ({ store }) => letters(topic, store, filter)))
+  Stream.unwrap(
+    Effect.andThen(
+      checked("DeadLetters.list", filter),
+      Effect.map(storeOf(topic), ({ store }) => letters(topic, store, filter))
+    )
+  )
 
 /** The dead letter of this id in this group; the latest where there are several. */
 export const get = <A, B extends string, R>(
@@ -105,7 +130,7 @@ export const get = <A, B extends string, R>(
  * Gives dead letters back to their groups.
  *
  * Two replays at the same time replay each letter once where the broker can move a letter in one step. Interrupted it leaves
- * each letter either replayed or where it was.
+ * each letter either replayed or where it was; without such a step, the one at work may be both.
  */
 export const replay = <A, B extends string, R>(
   topic: Topic<A, B, R>,
@@ -113,7 +138,7 @@ export const replay = <A, B extends string, R>(
 ): Effect.Effect<ReplayReport, BrokerError, R | Broker<"browse", B>> =>
   Effect.gen(function* () {
     const { driver, store } = yield* storeOf(topic)
-    const { dryRun = false, edit, maxReplays = 3 } = options
+    const { dryRun = false, edit, maxReplays = 3 } = yield* checked("DeadLetters.replay", options)
     const pause = yield* pauseOf(options.rate)
     const report = { matched: 0, replayed: 0 }
     const tooOften: Array<string> = []
@@ -132,7 +157,7 @@ export const replay = <A, B extends string, R>(
           failed.push({ id: letter.id, problem: again.failure.message })
           return
         }
-        const answer = yield* Effect.uninterruptible(move(driver, store, letter, again.success))
+        const answer = yield* move(driver, store, letter, again.success)
         if (answer._tag === "Failed") failed.push({ id: letter.id, problem: answer.error.message })
         else if (answer._tag === "Gone") gone.push(letter.id)
         else report.replayed++
@@ -148,6 +173,7 @@ export const purge = <A, B extends string, R>(
   filter: Filter<NoInfer<A>> = {}
 ): Effect.Effect<number, BrokerError, R | Broker<"browse", B>> =>
   Effect.gen(function* () {
+    yield* checked("DeadLetters.purge", filter)
     const { store } = yield* storeOf(topic)
     let removed = 0
     yield* letters(topic, store, filter).pipe(
@@ -170,6 +196,41 @@ export const purge = <A, B extends string, R>(
     )
     return removed
   })
+
+/**
+ * A broker that cannot browse, with a second one beside it that keeps its dead letters: an SQLite file, for RabbitMQ or NSQ.
+ *
+ * **Details**
+ *
+ * - Dead letters are written to the second broker alone, and are as safe as what it confirms. Nothing else goes there.
+ * - The second broker's own name does not matter; it is not provided to the app.
+ * - A replayed letter is published and then removed: a crash between the two, or two replays at the same time, may replay it
+ *   twice under its id.
+ *
+ * **Gotchas**
+ *
+ * Letters are where the consumer is that wrote them. With consumers on several machines, use a store that all of them share,
+ * or look into each machine's own. Letters that were written to the broker itself before are not moved.
+ *
+ * **Example** (RabbitMQ, its dead letters in a file)
+ *
+ * ```ts
+ * import { Layer } from "effect"
+ * import { DeadLetters } from "millrace"
+ * import { RabbitMq } from "millrace/rabbitmq"
+ * import { Sqlite } from "millrace/sqlite"
+ *
+ * const broker = DeadLetters.emulate(
+ *   RabbitMq.layer({ url: "amqp://127.0.0.1" }),
+ *   Sqlite.layer({ filename: "letters.db" })
+ * )
+ * Layer.isLayer(broker) // => true
+ * ```
+ */
+export const emulate: <Can extends Ability, N extends string, E, R, E2, R2>(
+  broker: Layer.Layer<Broker<Can, N>, E, R>,
+  beside: Layer.Layer<Broker<"browse">, E2, R2>
+) => Layer.Layer<Broker<Can | "browse", N>, E | E2, R | R2> = emulateIt
 
 const storeOf = <A, B extends string, R>(
   topic: Topic<A, B, R>
@@ -220,7 +281,7 @@ const letterOf = <A, B extends string, R>(
   group: string,
   { message, position }: StoredLetter
 ): Effect.Effect<DeadLetter<A>, never, R> =>
-  Effect.map(Effect.result(topic.decode(message)), (value) => {
+  Effect.map(Effect.result(readable(topic, message)), (value) => {
     const { body, envelope } = message
     return {
       id: envelope.id,
@@ -237,6 +298,13 @@ const letterOf = <A, B extends string, R>(
       raw: body,
       envelope
     }
+  })
+
+/** A schema or an upcast that dies may be why the letter is here: it must not hide the letter, nor those behind it. */
+const readable = <A, B extends string, R>(topic: Topic<A, B, R>, message: RawMessage) =>
+  Effect.catchDefect(topic.decode(message), (cause) => {
+    const problem = `its schema or upcast died: ${cause instanceof Error ? cause.message : String(cause)}`
+    return Effect.fail(new Undecodable({ topic: topic.name, id: message.envelope.id, problem, cause }))
   })
 
 /** The message of a letter, to be handled again: by its group alone, with attempts counted anew. */
@@ -266,9 +334,9 @@ const move = (
 ): Effect.Effect<Published | { readonly _tag: "Gone" }, BrokerError> => {
   const group = { topic: letter.topic, group: letter.group }
   if (store.move !== undefined) return store.move(group, letter.position, message)
-  return Effect.flatMap(driver.publish([message]), ([answer]): Effect.Effect<Published, BrokerError> => {
-    if (answer === undefined || answer._tag === "Failed") return Effect.succeed(answer ?? { _tag: "Confirmed" })
-    return Effect.as(store.remove(group, [letter.position]), answer)
+  return Effect.matchEffect(publishOne(driver, message), {
+    onFailure: (error) => Effect.succeed({ _tag: "Failed" as const, error }),
+    onSuccess: (answer) => Effect.as(store.remove(group, [letter.position]), answer)
   })
 }
 

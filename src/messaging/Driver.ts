@@ -24,8 +24,11 @@ export interface Driver {
   readonly dedupe: "none" | { readonly window: Duration.Duration }
   /** The largest payload in bytes that fits beside an envelope of usual size. */
   readonly maxMessageBytes: number
-  /** Creates or checks a topic and groups. Done again it changes nothing. No groups means: keep what is published. */
-  readonly declare: (topology: Topology) => Effect.Effect<void, BrokerError>
+  /**
+   * Creates or checks a topic and groups. Done again it changes nothing. No groups means: keep what is published. Answers
+   * `provisional` inside a transaction that may yet be rolled back.
+   */
+  readonly declare: (topology: Topology) => Effect.Effect<void | "provisional", BrokerError>
   /**
    * Sends the messages; one answer for each, in order. `Confirmed` means that the broker has it and that it survives what the
    * driver's documentation says it survives. Fails only where nothing is known about any of them. Interrupted, some may have

@@ -47,9 +47,10 @@ import { named } from "./Broker.ts"
 import { BrokerError, Rejected } from "./BrokerError.ts"
 import type { Driver, OutgoingMessage, Published, RawMessage } from "./Driver.ts"
 import type { Envelope } from "./Envelope.ts"
+import { publishEach, publishOne } from "./internal/answers.ts"
 import { makeCodec } from "./internal/Codec.ts"
 import { declareOnce } from "./internal/declareOnce.ts"
-import { invalidHeader } from "./internal/headers.ts"
+import { invalidHeader, invalidName } from "./internal/headers.ts"
 import { traceparentOf } from "./internal/trace.ts"
 import { Source } from "./Source.ts"
 import type { Undecodable, UnknownVersion } from "./TopicError.ts"
@@ -96,7 +97,7 @@ export interface Topic<in out A, out B extends string = "default", out R = never
   /**
    * Publishes one message and returns when the broker has it.
    *
-   * Fails with `EncodeError` where the payload does not match the schema, and with `BrokerError` where the broker said no
+   * Fails with `EncodeError` where the payload does not match the schema or a header, key or id is wrong, and with `BrokerError` where the broker said no
    * (`Rejected`: it is not there) or could not be asked (`Unavailable`: it may be there, and publishing it again under the
    * same id is safe). Inside a transaction of a broker that has them it becomes visible with the commit.
    */
@@ -118,8 +119,8 @@ export interface Topic<in out A, out B extends string = "default", out R = never
     options?: PublishAllOptions<A>
   ) => Effect.Effect<ReadonlyArray<Receipt>, BrokerError | EncodeError | PublishIncomplete, R | Broker<never, B>>
   /**
-   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once. Call it at
-   * the start of a program whose first publish is inside a transaction, where some brokers can create nothing.
+   * Creates or checks the topic and its `groups` at the broker. Publishing and consuming do it by themselves, once; a program
+   * may do it as it starts, to hear of what is wrong before the first message.
    */
   readonly declare: Effect.Effect<void, BrokerError, Broker<never, B>>
   /** The payload of a message in the current version. */
@@ -196,19 +197,18 @@ export const make = <
   ): Effect.Effect<OutgoingMessage, BrokerError | EncodeError> =>
     Effect.withFiber((fiber) => {
       const headers = given?.headers ?? noHeaders
-      const problem = invalidHeader(headers)
+      const id = given?.id ?? crypto.randomUUID()
+      const key = given?.key ?? options.key?.(value)
+      const problem = invalidHeader(headers) ?? invalidName(id, key)
       if (problem !== undefined) return Effect.fail(new EncodeError({ topic: name, problem }))
       const delay = given?.delay === undefined ? undefined : toMillis(given.delay)
-      if (given?.delay !== undefined && (delay === undefined || delay < 0)) {
-        return Effect.die(
-          new InvalidOption({ operation: "Topic.publish", problem: durationProblem("delay", given.delay) })
-        )
-      }
+      const wrong = invalidTiming(given, delay)
+      if (wrong !== undefined) return Effect.die(new InvalidOption({ operation: "Topic.publish", problem: wrong }))
       const envelope: Envelope = {
-        id: given?.id ?? crypto.randomUUID(),
+        id,
         topic: name,
         source: fiber.getRef(Source),
-        key: given?.key ?? options.key?.(value),
+        key,
         version: options.version,
         timestamp: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
         contentType: "application/json",
@@ -239,10 +239,10 @@ export const make = <
   ) =>
     withDriver((driver) =>
       Effect.flatMap(outgoing(value, driver, given), (message) =>
-        Effect.flatMap(driver.publish([message]), ([answer]) => {
-          if (answer?._tag === "Failed") return Effect.fail(answer.error)
-          return Effect.succeed({ id: message.envelope.id, duplicate: answer?._tag === "Duplicate" })
-        })
+        Effect.map(publishOne(driver, message), ({ _tag }) => ({
+          id: message.envelope.id,
+          duplicate: _tag === "Duplicate"
+        }))
       )
     )
 
@@ -263,7 +263,7 @@ export const make = <
         (messages) =>
           messages.length === 0
             ? Effect.succeed([])
-            : Effect.flatMap(driver.publish(messages), (answers) => receipts(name, messages, answers))
+            : Effect.flatMap(publishEach(driver, messages), (answers) => receipts(name, messages, answers))
       )
     )
 
@@ -279,6 +279,19 @@ export const make = <
   }
   // The phantom field exists in the type alone.
   return topic as Topic<A, B, R>
+}
+
+/** What is wrong with the delay or priority of a message; `delay` is what the given one says in milliseconds. */
+const invalidTiming = (
+  given: { readonly delay?: Duration.Input; readonly priority?: number } | undefined,
+  delay: number | undefined
+): string | undefined => {
+  if (given?.delay !== undefined && !(delay !== undefined && delay >= 0 && Number.isFinite(delay))) {
+    return `${durationProblem("delay", given.delay)}; it must have an end`
+  }
+  return given?.priority === undefined || Number.isFinite(given.priority)
+    ? undefined
+    : `priority must be a number, got ${String(given.priority)}`
 }
 
 const noHeaders: Readonly<Record<string, string>> = {}

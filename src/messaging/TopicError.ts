@@ -4,7 +4,7 @@
 import * as Schema from "effect/Schema"
 import { BrokerError } from "./BrokerError.ts"
 
-/** The payload does not match the topic's schema, or a header has a name that is reserved: nothing was sent. */
+/** The payload does not match the topic's schema, or a header, key or id is not what it may be: nothing was sent. */
 export class EncodeError extends Schema.TaggedError<EncodeError>("millrace/EncodeError")("EncodeError", {
   topic: Schema.String,
   /** What is wrong, as a sentence. */

@@ -347,10 +347,27 @@ describe("time", () => {
 
 describe("topics", () => {
   test(
+    "what was published before anybody subscribed belongs to the first who does",
+    Effect.gen(function* () {
+      const broker = yield* driver
+      yield* publish(message("1"))
+      yield* broker.declare({ topic: "t", groups: ["a", "b"] })
+      const later = yield* subscribe(broker, { group: "later" })
+      yield* publish(message("2"))
+      for (const group of ["a", "b"]) {
+        assert.deepStrictEqual(yield* take(yield* subscribe(broker, { group })), ["1", "2"])
+      }
+      assert.deepStrictEqual(yield* take(later), ["2"])
+    })
+  )
+
+  test(
     "a new group begins with what comes, with everything, or at a time; an old one where it was",
     Effect.gen(function* () {
       const broker = yield* driver
+      const first = yield* subscribe(broker, { group: "first" })
       yield* publish(message("1", { timestamp: 10 }), message("2", { timestamp: 20 }))
+      assert.deepStrictEqual(yield* take(first), ["1", "2"])
       const now = yield* subscribe(broker, { group: "now" })
       const all = yield* subscribe(broker, { group: "all", replay: "earliest" })
       const since = yield* subscribe(broker, { group: "since", replay: new Date(20) })

@@ -1,10 +1,21 @@
 /** Rubbish in: options, envelopes, payloads and headers that nobody should send. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Schedule, Schema } from "effect"
+import { Cause, Duration, Effect, Exit, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { Broker, Consumer, Topic } from "millrace"
+import { Broker, Consumer, DeadLetters, Topic } from "millrace"
 import { envelope } from "../brokers/support.ts"
-import { balanced, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+import {
+  balanced,
+  changedDriver,
+  endsInTime,
+  Numbers,
+  onMemory,
+  publish,
+  Refused,
+  scopedInTime,
+  settle,
+  settleAll
+} from "./support.ts"
 
 describe("options of a consumer", () => {
   const wrong: ReadonlyArray<readonly [options: object, problem: RegExp]> = [
@@ -19,7 +30,13 @@ describe("options of a consumer", () => {
     [{ group: "g", onUndecodable: "ignore" }, /onUndecodable must be one of "deadLetter", "stop"/],
     [{ group: "g", order: "total" }, /order must be "key" or left out/],
     [{ group: "g", replay: "yesterday" }, /replay must be "earliest" or a Date/],
-    [{ group: "g", rateLimit: { limit: 0, interval: "1 second" } }, /rateLimit.limit must be/]
+    [{ group: "g", rateLimit: { limit: 0, interval: "1 second" } }, /rateLimit.limit must be/],
+    [{ group: "g", rateLimit: null }, /rateLimit.limit must be/],
+    [{ group: "g", onDefect: 5 }, /onDefect must be a decision .* it is no decision, but 5/],
+    [{ group: "g", onTimeout: Consumer.delay(Number.NaN) }, /onTimeout must be .* given no duration, but NaN/],
+    [{ group: "g", onError: Consumer.deadLetter }, /onError must be a function of the error, or have a decision/],
+    [{ group: "g", onError: { Busy: Consumer.retry(5 as never) } }, /onError.Busy must be .* given no schedule/],
+    [{ group: "g", replay: new Date(Number.NaN) }, /replay must be "earliest" or a Date/]
   ]
   for (const [options, problem] of wrong) {
     it.effect(`${JSON.stringify(options)} are a defect that says what is allowed`, () =>
@@ -29,6 +46,28 @@ describe("options of a consumer", () => {
           const exit = yield* Effect.exit(Consumer.make(Numbers, () => Effect.void, options as { group: string }))
           assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
           assert.match(String(exit), problem)
+        })
+      )
+    )
+  }
+})
+
+describe("options of a consumer of batches", () => {
+  const wrong: ReadonlyArray<readonly [options: object, problem: RegExp]> = [
+    [{ group: "g" }, /size must be a whole number of at least 1 .*\n*.*linger must be a duration/],
+    [{ group: "g", size: 10, linger: 0, prefetch: 5 }, /prefetch must be at least the size of a batch \(10\), got 5/],
+    [{ group: "g", size: 10, linger: 0, order: "key" }, /order must be left out/]
+  ]
+  for (const [options, problem] of wrong) {
+    it.effect(`${JSON.stringify(options)} are a defect, and nothing is acknowledged`, () =>
+      onMemory(
+        Effect.gen(function* () {
+          const driver = yield* Broker.Broker
+          yield* driver.declare({ topic: "numbers", groups: ["g"] })
+          yield* publish(1)
+          const wrongly = options as { group: string; size: number; linger: number }
+          assert.match(String(yield* Effect.exit(Consumer.makeBatch(Numbers, () => Effect.void, wrongly))), problem)
+          assert.strictEqual((yield* driver.backlog({ topic: "numbers", group: "g" })).waiting, 1)
         })
       )
     )
@@ -156,6 +195,129 @@ describe("a handler", () => {
         yield* settle
         assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
       })
+    )
+  )
+
+  it.effect("with a schedule that does not end gives its message back when the consumer closes", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Refused()), {
+          group: "g",
+          onError: { Refused: Consumer.retry(Schedule.forever.pipe(Schedule.addDelay(() => Effect.never))) }
+        })
+        yield* publish(1)
+        yield* settle
+        const report = yield* endsInTime(consumer.drain({ deadline: 0 }))
+        assert.deepInclude(report, { abandoned: [], released: 1 })
+        yield* balanced(consumer)
+      }).pipe(scopedInTime)
+    )
+  )
+
+  it.effect("with a decision that cannot be done is a defect that tells both, and its message is tried again", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const seen: Array<string> = []
+        const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Error("the cause of it")), {
+          group: "g",
+          onError: () => Consumer.delay(Number.NaN),
+          onDefect: (cause) => {
+            seen.push(Cause.pretty(cause))
+            assert.isFalse(cause.reasons.some(Cause.isFailReason))
+            return Consumer.deadLetter
+          }
+        })
+        yield* publish(1)
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
+        assert.include(seen[0], "what onError answered cannot be done: Consumer.delay was given no duration, but NaN")
+        const [letter] = yield* Stream.runCollect(DeadLetters.list(Numbers))
+        assert.include(letter?.cause, "given no duration")
+        assert.include(letter?.cause, "the cause of it")
+      })
+    )
+  )
+
+  it.effect("that is to be tried again in a time that never comes leaves a dead letter", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, ({ n }) => Effect.fail(n), {
+          group: "g",
+          maxAttempts: 2000,
+          onError: (n) =>
+            n === 1
+              ? Consumer.delay(Duration.infinity)
+              : Consumer.retry(Schedule.spaced("1 second").pipe(Schedule.addDelay(() => Effect.succeed("Infinity"))))
+        })
+        yield* publish(1)
+        yield* publish(2)
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { deadLettered: 2 })
+      })
+    )
+  )
+})
+
+describe("the history of a message", () => {
+  const CJK = "錯誤".repeat(2_000)
+
+  it.effect("stays within its bytes in any script, and has no half characters", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* Consumer.make(
+          Numbers,
+          ({ n }) => Effect.fail(new Error(n === 1 ? CJK : `${"x".repeat(996)}\u{1f600}\ud800`)),
+          {
+            group: "g",
+            onError: () => Consumer.retry(Schedule.recurs(15))
+          }
+        )
+        yield* publish(1)
+        yield* publish(2)
+        yield* settleAll
+        const letters = yield* Stream.runCollect(DeadLetters.list(Numbers))
+        assert.strictEqual(letters.length, 2)
+        for (const { attempts, cause } of letters) {
+          assert.isAtMost(Buffer.byteLength(JSON.stringify(attempts)), 9_000)
+          assert.isAtMost(Buffer.byteLength(cause), 4_000)
+          assert.isTrue(
+            JSON.stringify(attempts).isWellFormed() && attempts.every(({ message }) => message.isWellFormed())
+          )
+          assert.isTrue(cause.isWellFormed())
+        }
+      })
+    )
+  )
+
+  it.effect("is left out where the broker takes no letter of that size", () =>
+    Effect.gen(function* () {
+      const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Error(CJK)), {
+        group: "g",
+        onError: () => Consumer.deadLetter
+      })
+      yield* publish(1)
+      yield* settle
+      assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
+      const [letter] = yield* Stream.runCollect(DeadLetters.list(Numbers))
+      assert.deepInclude(letter, { reason: "decision", attempts: [] })
+      assert.include(letter?.cause, "錯誤")
+    }).pipe(
+      scopedInTime,
+      Effect.provide(
+        changedDriver((driver) => ({
+          ...driver,
+          publish: (messages) =>
+            messages.some(({ envelope }) => Buffer.byteLength(JSON.stringify(envelope)) > 1_000)
+              ? Effect.fail(
+                  new Broker.BrokerError({
+                    broker: "test",
+                    operation: "publish",
+                    reason: new Broker.Rejected({ code: "TooLarge", detail: "at most 1000 bytes" })
+                  })
+                )
+              : driver.publish(messages)
+        }))
+      )
     )
   )
 })

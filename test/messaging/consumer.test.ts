@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Consumer, DeadLetters, Topic } from "millrace"
-import { Busy, balanced, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+import { Busy, balanced, logged, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
 
 const letters = (group = "g") => Stream.runCollect(DeadLetters.list(Numbers, { group }))
 
@@ -304,6 +304,34 @@ describe("groups", () => {
           sorted(seen.c),
           Array.from({ length: 500 }, (_, n) => n)
         )
+      })
+    )
+  )
+})
+
+describe("what a person is told", () => {
+  it.effect("is each dead letter, each handler that died, and an unknown version once", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const { layer, lines } = yield* logged
+        const V2 = Topic.make("numbers", { schema: Schema.Struct({ n: Schema.Number }), version: 2 })
+        yield* Consumer.make(
+          Numbers,
+          ({ n }) => (n === 1 ? Effect.die(new Error("a bug")) : Effect.fail(new Refused())),
+          { group: "g", onDefect: Consumer.drop("no more"), onError: { Refused: Consumer.deadLetter } }
+        ).pipe(Effect.provide(layer))
+        yield* publish(1)
+        yield* settle
+        yield* publish(2)
+        yield* settle
+        yield* V2.publishAll([{ n: 3 }, { n: 4 }])
+        yield* TestClock.adjust("1 minute")
+        const told = lines.map((line) => line.replaceAll(/[0-9a-f-]{36}/g, "ID").split("\n")[0])
+        assert.match(told[0] ?? "", /^Error Message ID of numbers\/g: its handler died at attempt 1$/)
+        assert.match(told[1] ?? "", /^Info Message ID of numbers\/g was dropped: no more/)
+        assert.match(told[2] ?? "", /^Warn Message ID of numbers\/g is a dead letter now \(decision\): Refused/)
+        assert.match(told[3] ?? "", /^Warn Message ID of numbers\/g has schema version 2, which is not known here/)
+        assert.strictEqual(told.length, 4)
       })
     )
   )

@@ -1,10 +1,10 @@
 /** Dead letters: listed, replayed, edited, purged; and what happens when one cannot be written. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Result, Schema, Stream } from "effect"
+import { Effect, Fiber, Layer, Result, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, DeadLetters, type Driver, Topic } from "millrace"
 import { Memory } from "millrace/memory"
-import { balanced, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+import { balanced, changedDriver, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
 
 /** A consumer that refuses what is in the set, and notes what it handled. */
 const refusing = (refused: Set<number>, group = "g") => {
@@ -178,6 +178,69 @@ describe("dead letters", () => {
   )
 })
 
+describe("dead letters that are hard to handle", () => {
+  const broken = Topic.make("numbers", {
+    schema: Schema.Struct({ n: Schema.Number }),
+    version: 2,
+    upcast: {
+      1: Topic.upcast(Schema.Struct({ n: Schema.Number }), () => {
+        throw new Error("upcast bug")
+      })
+    }
+  })
+
+  it.effect("are listed and purged although their upcast dies", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* Consumer.make(broken, () => Effect.void, { group: "g", onDefect: Consumer.deadLetter })
+        yield* publish(1)
+        yield* settle
+        const [letter] = yield* Stream.runCollect(DeadLetters.list(broken))
+        assert.isTrue(letter !== undefined && Result.isFailure(letter.value))
+        assert.include(String(letter?.value), "upcast bug")
+        assert.strictEqual(yield* DeadLetters.purge(broken), 1)
+      })
+    )
+  )
+
+  it.effect("are not touched where a limit is no number", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* refusing(new Set([1])).consumer
+        yield* publish(1)
+        yield* settle
+        for (const wrong of [
+          Effect.asVoid(DeadLetters.purge(Numbers, { limit: Number.NaN })),
+          Effect.asVoid(DeadLetters.replay(Numbers, { limit: -1 })),
+          Effect.asVoid(DeadLetters.replay(Numbers, { maxReplays: Number.NaN })),
+          Stream.runDrain(DeadLetters.list(Numbers, { limit: 0.5 }))
+        ]) {
+          assert.match(String(yield* Effect.exit(wrong)), /InvalidOption.*must be a whole number from 0/)
+        }
+        assert.strictEqual((yield* all()).length, 1)
+      })
+    )
+  )
+
+  it.effect("do not keep a replay that is interrupted while the broker does not answer", () => {
+    const change = (driver: Driver.Driver): Driver.Driver =>
+      driver.deadLetters === undefined
+        ? driver
+        : { ...driver, deadLetters: { ...driver.deadLetters, move: () => Effect.never } }
+    return Effect.gen(function* () {
+      yield* refusing(new Set([1])).consumer
+      yield* publish(1)
+      yield* settle
+      const replaying = yield* Effect.forkChild(DeadLetters.replay(Numbers))
+      yield* settle
+      const interrupting = yield* Effect.forkDetach(Fiber.interrupt(replaying))
+      yield* settle
+      assert.isDefined(interrupting.pollUnsafe())
+      assert.strictEqual((yield* all()).length, 1)
+    }).pipe(Effect.provide(changedDriver(change)))
+  })
+})
+
 describe("a dead letter that cannot be written", () => {
   /** A memory broker that refuses dead letters until it is told otherwise. */
   const refusingLetters = Effect.sync(() => {
@@ -227,6 +290,24 @@ describe("a dead letter that cannot be written", () => {
       }).pipe(Effect.provide(layer))
     })
   )
+
+  it.effect("keeps its message also where the driver answers nothing", () => {
+    const change = (driver: Driver.Driver): Driver.Driver => ({
+      ...driver,
+      publish: (messages) =>
+        messages[0]?.destination._tag === "DeadLetters" ? Effect.succeed([]) : driver.publish(messages)
+    })
+    return Effect.gen(function* () {
+      const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Refused()), {
+        group: "g",
+        shutdownDeadline: 0,
+        onError: { Refused: Consumer.deadLetter }
+      })
+      yield* publish(1)
+      yield* settle
+      assert.deepInclude(yield* balanced(consumer), { running: 1, deadLettered: 0 })
+    }).pipe(Effect.provide(changedDriver(change)))
+  })
 
   it.effect("gives its message back when the consumer closes meanwhile", () =>
     Effect.gen(function* () {

@@ -1,8 +1,8 @@
 /** How a consumer closes: what has run is settled, what has not is given back without an attempt. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Scope } from "effect"
+import { Deferred, Effect, Exit, Fiber, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import { Consumer } from "millrace"
+import { Consumer, Topic } from "millrace"
 import { whileTimePasses } from "millrace/testing"
 import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
 
@@ -127,6 +127,72 @@ describe("closing a consumer", () => {
         const report = yield* consumer.drain()
         assert.strictEqual(report.drained, 0)
         assert.deepStrictEqual(handled, [1])
+      })
+    )
+  )
+
+  it.effect("is refused to its own handler, which may fork it", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const made = yield* Deferred.make<Consumer.RunningConsumer>()
+        const defects: Array<string> = []
+        const consumer = yield* Consumer.make(
+          Numbers,
+          ({ n }) =>
+            Effect.gen(function* () {
+              const own = yield* Deferred.await(made)
+              if (n === 1) yield* own.drain()
+              else yield* Effect.forkDetach(own.drain())
+            }),
+          {
+            group: "g",
+            onDefect: (cause) => {
+              defects.push(String(cause))
+              return Consumer.drop("tested")
+            }
+          }
+        )
+        yield* Deferred.succeed(made, consumer)
+        yield* publish(1)
+        yield* settle
+        assert.include(defects[0], "its own handler would wait for itself; fork it")
+        assert.strictEqual((yield* consumer.health).status, "consuming")
+        yield* publish(2)
+        yield* settle
+        assert.deepInclude(yield* consumer.stopped, { released: 0, abandoned: [] })
+        assert.deepInclude(yield* balanced(consumer), { acknowledged: 1, dropped: 1 })
+      })
+    )
+  )
+
+  it.effect("by a deadline that is none is a defect", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+        const exit = yield* Effect.exit(consumer.drain({ deadline: Number.NaN }))
+        assert.match(String(exit), /InvalidOption.*deadline must be a duration/)
+        assert.strictEqual((yield* consumer.health).status, "consuming")
+      })
+    )
+  )
+
+  it.effect("because of a message that cannot be read lets the other handlers end", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const one = yield* gate
+        const Strict = Topic.make("numbers", {
+          schema: Schema.Struct({ n: Schema.Number.check(Schema.isLessThan(10)) }),
+          version: 1
+        })
+        const consumer = yield* Consumer.make(Strict, () => one.pass, { group: "g", onUndecodable: "stop" })
+        yield* publish(1)
+        yield* one.begun
+        yield* publish(99)
+        yield* TestClock.adjust("10 seconds")
+        assert.deepInclude(yield* balanced(consumer), { running: 1, released: 1 })
+        yield* one.open
+        assert.strictEqual((yield* Effect.flip(consumer.stopped))._tag, "ConsumerStopped")
+        assert.deepInclude(yield* balanced(consumer), { acknowledged: 1, released: 1 })
       })
     )
   )

@@ -97,6 +97,24 @@ describe("a consumer", () => {
     )
   )
 
+  it.effect("takes more when it may run more", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const one = yield* gate
+        const consumer = yield* Consumer.make(Numbers, () => one.pass, { group: "g", concurrency: 4, prefetch: 6 })
+        yield* Numbers.publishAll(Array.from({ length: 5 }, (_, n) => ({ n })))
+        yield* settle
+        yield* Numbers.publishAll(Array.from({ length: 5 }, (_, n) => ({ n })))
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { running: 4, queued: 1 })
+        yield* consumer.resize(6)
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { running: 6, queued: 0 })
+        yield* one.open
+      })
+    )
+  )
+
   it.effect("ends a schedule without an end at maxAttempts", () =>
     onMemory(
       Effect.gen(function* () {

@@ -38,6 +38,30 @@ describe("order by key", () => {
     )
   )
 
+  it.effect("takes messages of other keys as long as a handler is idle and there is room", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const first = yield* gate
+        const begun: Array<string> = []
+        yield* Consumer.make(
+          Numbers,
+          ({ key = "" }) => {
+            begun.push(key)
+            return key === "a" ? first.pass : Effect.void
+          },
+          { group: "g", order: "key", concurrency: 2 }
+        )
+        // More than half of what may be held.
+        for (let n = 0; n < 40; n++) yield* publish(n, "a")
+        yield* settle
+        yield* publish(1, "b")
+        yield* settle
+        assert.deepStrictEqual(begun, ["a", "b"])
+        yield* first.open
+      })
+    )
+  )
+
   it.effect("keeps those of a key waiting while one of them is tried again later", () =>
     onMemory(
       Effect.gen(function* () {

@@ -3,8 +3,8 @@
  * and none is gone.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Schedule, type Scope, Stream } from "effect"
-import { Broker, Consumer, DeadLetters } from "millrace"
+import { Effect, Layer, Schedule, type Scope, Stream } from "effect"
+import { Broker, Consumer, DeadLetters, type Driver } from "millrace"
 import { Memory } from "millrace/memory"
 import { everyInterruptionPoint } from "millrace/testing"
 import { Busy, balanced, Numbers, Refused } from "./support.ts"
@@ -83,6 +83,41 @@ const sweep = (operation: (state: State) => Effect.Effect<unknown, unknown, OnMe
   )
 
 describe("interrupted at every point", () => {
+  it.live("a consumer that starts leaves no subscription behind", () => {
+    let open = 0
+    const counted = Effect.map(setup, (state) => ({
+      ...state,
+      layer: Layer.effect(
+        Broker.Broker,
+        Effect.map(Broker.Broker, (driver) => ({
+          ...driver,
+          // The step between having it and telling of it is where it gets lost.
+          subscribe: (options: Driver.SubscribeOptions) =>
+            Effect.acquireRelease(
+              Effect.sync(() => open++),
+              () => Effect.sync(() => open--)
+            ).pipe(Effect.andThen(driver.subscribe(options)), Effect.tap(Effect.yieldNow))
+        }))
+      ).pipe(Layer.provide(state.layer))
+    }))
+    return everyInterruptionPoint(
+      counted,
+      (state) =>
+        Effect.provide(
+          Effect.scoped(Consumer.make(Numbers, () => Effect.void, { group: "g", shutdownDeadline: 0 })),
+          state.layer
+        ),
+      () =>
+        Effect.sync(() => {
+          assert.strictEqual(open, 0)
+        })
+    ).pipe(
+      Effect.map((points) => {
+        assert.isAbove(points, 2)
+      })
+    )
+  })
+
   const operations: Record<string, (state: State) => Effect.Effect<unknown, unknown, OnMemory | Scope.Scope>> = {
     publish: (state) => publish(state, 1),
     publishAll: (state) =>

@@ -4,7 +4,7 @@ import { Deferred, Effect, Layer, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, type Envelope, Source, Topic } from "millrace"
 import { Memory } from "millrace/memory"
-import { Numbers, onMemory, publish } from "./support.ts"
+import { changedDriver, Numbers, onMemory, publish } from "./support.ts"
 
 /** The envelope of the next message of the topic. */
 const next = Effect.gen(function* () {
@@ -120,7 +120,30 @@ describe("publishAll", () => {
   )
 })
 
+describe("a topic", () => {
+  it.effect("is declared once, also where another of its name is used in turn", () => {
+    let declared = 0
+    const counting = changedDriver((driver) => ({
+      ...driver,
+      declare: (topology) => {
+        declared++
+        return driver.declare(topology)
+      }
+    }))
+    return Effect.gen(function* () {
+      const Other = Topic.make("numbers", { schema: Schema.Struct({ n: Schema.Number }), version: 1 })
+      for (let n = 0; n < 5; n++) {
+        yield* publish(n)
+        yield* Other.publish({ n })
+      }
+      assert.strictEqual(declared, 2)
+    }).pipe(Effect.provide(counting))
+  })
+})
+
 describe("publishing fails", () => {
+  let calls = 0
+
   it.effect("with EncodeError where the payload does not match the schema, and nothing is sent", () =>
     onMemory(
       Effect.gen(function* () {
@@ -145,6 +168,42 @@ describe("publishing fails", () => {
           const error = yield* Effect.flip(Numbers.publish({ n: 1 }, { headers: { [name]: "x" } }))
           assert.strictEqual(error._tag, "EncodeError", name)
         }
+      })
+    )
+  )
+
+  it.effect("with EncodeError where an id or key is no text", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const Keyed = Topic.make("numbers", {
+          schema: Schema.Struct({ n: Schema.Number }),
+          version: 1,
+          // What a program without types may answer.
+          key: ({ n }) => n as unknown as string
+        })
+        const errors = [
+          yield* Effect.flip(Keyed.publish({ n: 1 })),
+          yield* Effect.flip(Keyed.publishAll([{ n: 1 }])),
+          yield* Effect.flip(Numbers.publish({ n: 1 }, { id: "" }))
+        ]
+        assert.deepStrictEqual(
+          errors.map(({ _tag }) => _tag),
+          ["EncodeError", "EncodeError", "EncodeError"]
+        )
+        assert.include(errors[0]?.message, "its key must be a string, got number")
+      })
+    )
+  )
+
+  it.effect("as a defect where a delay never ends or a priority is no number", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const exits = [
+          yield* Effect.exit(Numbers.publish({ n: 1 }, { delay: "Infinity" })),
+          yield* Effect.exit(Numbers.publish({ n: 1 }, { delay: -1 })),
+          yield* Effect.exit(Numbers.publish({ n: 1 }, { priority: Number.NaN }))
+        ]
+        for (const exit of exits) assert.include(String(exit), "InvalidOption")
       })
     )
   )
@@ -180,6 +239,15 @@ describe("publishing fails", () => {
       )
       assert.include(error.message, "1 of 2 messages")
     }).pipe(Effect.provide(failing(Effect.succeed([{ _tag: "Confirmed" }, { _tag: "Failed", error: unavailable }]))))
+  )
+
+  it.effect("where the driver answers nothing about a message, for nobody knows whether it is there", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(publish(1))
+      assert.strictEqual(error._tag === "BrokerError" && error.reason._tag, "Unavailable")
+      const all = yield* Effect.flip(Numbers.publishAll([{ n: 1 }, { n: 2 }]))
+      assert.strictEqual(all._tag === "PublishIncomplete" && all.failed.length, 1)
+    }).pipe(Effect.provide(failing(Effect.sync(() => (calls++ === 0 ? [] : [{ _tag: "Confirmed" }])))))
   )
 
   it.effect("as a defect where the topic itself is wrong", () =>

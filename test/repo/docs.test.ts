@@ -97,10 +97,12 @@ describe("examples in the documentation", () => {
       "src/pool/Background.ts",
       "src/registry/Registry.ts",
       "src/observe/TaskDump.ts",
+      "src/brokers/memory/Memory.ts",
+      "src/brokers/sqlite/SqliteClient.ts",
+      "docs/brokers/sqlite.md",
       "src/testing/everyInterruptionPoint.ts",
       "src/testing/FaultyBroker.ts",
       "src/testing/conformance/brokerConformance.ts",
-      "src/brokers/memory/Memory.ts",
       "src/testing/TcpProxy.ts"
     ]) {
       assert.isTrue(

@@ -11,7 +11,7 @@ import { Memory } from "millrace/memory"
 import type { Fixture } from "millrace/testing"
 import { brokerConformance, FaultyBroker } from "millrace/testing"
 import { conformance } from "../brokers/conformance.ts"
-import { fixtureOf, mutants } from "./mutants.ts"
+import { fixtureOf, mutants } from "./mutants/index.ts"
 
 const memory = (): Fixture => ({
   layer: Memory.layer({ store: Memory.makeStore(), retain: 100_000 }),
@@ -23,7 +23,7 @@ const memory = (): Fixture => ({
     browse: "native",
     results: "none"
   },
-  lease: 200
+  lease: 600
 })
 
 conformance("memory", memory())

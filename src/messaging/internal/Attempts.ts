@@ -3,6 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import type { RawMessage } from "../Driver.ts"
 import type { Envelope } from "../Envelope.ts"
@@ -21,12 +22,16 @@ export interface Work {
 const timedOut: Attempt = { _tag: "TimedOut" }
 const handled = (exit: Exit.Exit<unknown, unknown>): Attempt => ({ _tag: "Handled", exit })
 
-/** Ends with what happened; fails only where it is interrupted from outside. */
+/**
+ * Ends with what happened; fails only where it is interrupted from outside. `onHandler` hears of the fiber that the handler
+ * runs in where that is another: the cause of an interruption does not pass from fiber to fiber.
+ */
 export const attempt = (
   work: Work,
   message: RawMessage,
   envelope: Envelope,
-  timeout: number | undefined
+  timeout: number | undefined,
+  onHandler: (fiber: Fiber.Fiber<unknown, unknown>) => void
 ): Effect.Effect<Attempt> =>
   Effect.matchCauseEffect(work.decode(message), {
     onFailure: (cause) => {
@@ -42,9 +47,22 @@ export const attempt = (
       const timed =
         timeout === undefined
           ? run
-          : Effect.timeoutOrElse(run, { duration: timeout, orElse: () => Effect.succeed(timedOut) })
+          : Effect.timeoutOrElse(inOwnFiber(run, onHandler), {
+              duration: timeout,
+              orElse: () => Effect.succeed(timedOut)
+            })
       return Effect.withFiber((fiber) => (isTraced(fiber) ? inSpan(work, envelope, timed) : timed))
     }
+  })
+
+/** Tells of the fiber that it runs in. */
+export const inOwnFiber = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  onHandler: (fiber: Fiber.Fiber<unknown, unknown>) => void
+): Effect.Effect<A, E, R> =>
+  Effect.withFiber((fiber) => {
+    onHandler(fiber)
+    return effect
   })
 
 /** Linked to the publisher's span, as the OpenTelemetry conventions for messaging ask for. */

@@ -4,10 +4,11 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
+import type * as Fiber from "effect/Fiber"
 import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import type { Envelope } from "../Envelope.ts"
+import { inOwnFiber } from "./Attempts.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { Held } from "./Held.ts"
 import type { Attempt } from "./Verdict.ts"
@@ -16,6 +17,14 @@ import type { Attempt } from "./Verdict.ts"
 export interface BatchItem {
   readonly value: unknown
   readonly message: Envelope
+}
+
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+/** A message that can be handled. */
+interface Readable {
+  readonly held: Held
+  readonly value: unknown
 }
 
 /** Answers nothing where all went well, or a result for each. */
@@ -42,6 +51,8 @@ export class Batches {
       this.gathered.push(...held)
       const full: Array<ReadonlyArray<Held>> = []
       while (this.gathered.length >= this.size) full.push(this.gathered.splice(0, this.size))
+      // The time of the linger is that of the first message, which is another one now.
+      if (full.length > 0) this.stopTimer()
       const started = Effect.forEach(full, (batch) => this.start(batch), { discard: true })
       return this.gathered.length === 0 || this.timer !== undefined ? started : Effect.andThen(started, this.startLater)
     })
@@ -57,12 +68,15 @@ export class Batches {
     })
   })
 
-  /** The consumer closes: what is gathered will not be run. Its deliveries are given back with the others. */
-  readonly close: Effect.Effect<void> = Effect.suspend(() => {
-    this.gathered = []
-    const timer = this.timer
+  private stopTimer(): void {
+    this.timer?.interruptUnsafe()
     this.timer = undefined
-    return timer === undefined ? Effect.void : Fiber.interrupt(timer)
+  }
+
+  /** The consumer closes: what is gathered will not be run. Its deliveries are given back with the others. */
+  readonly close: Effect.Effect<void> = Effect.sync(() => {
+    this.gathered = []
+    this.stopTimer()
   })
 
   private start(batch: ReadonlyArray<Held>): Effect.Effect<void> {
@@ -76,45 +90,46 @@ export class Batches {
     const { engine } = this
     return Effect.uninterruptibleMask((restore) =>
       Effect.withFiber((fiber) => {
-        const begun = batch.filter((held) => engine.begin(held, fiber))
+        const begun = batch.filter((held) => engine.begin(held, fiber, batch))
         if (begun.length === 0) return Effect.void
-        const run = Effect.map(
-          Effect.forEach(begun, (held) => Effect.exit(engine.work.decode(held.delivery.message))),
-          (decoded) => ({
-            readable: begun.flatMap((held, i) => {
-              const exit = decoded[i]
-              return exit !== undefined && Exit.isSuccess(exit) ? [{ held, value: exit.value }] : []
-            }),
-            unreadable: begun.flatMap((held, i): ReadonlyArray<readonly [Held, Attempt]> => {
-              const exit = decoded[i]
-              if (exit === undefined || Exit.isSuccess(exit)) return []
-              const failed = exit.cause.reasons.find((reason) => reason._tag === "Fail")
-              return [
-                [held, failed === undefined ? { _tag: "Handled", exit } : { _tag: "NotDecoded", error: failed.error }]
-              ]
-            })
-          })
-        )
         return Effect.gen({ self: this }, function* () {
-          const { readable, unreadable } = yield* run
-          for (const [held, attempt] of unreadable) yield* engine.conclude(held, attempt, restore)
-          if (readable.length === 0) return
-          const attempts = yield* this.runBatch(readable, restore)
-          for (const [i, { held }] of readable.entries()) {
-            const attempt = attempts(i)
-            yield* engine.conclude(held, attempt, restore)
+          const readable: Array<Readable> = []
+          const ended: Array<{ readonly held: Held; readonly attempt: Attempt }> = []
+          for (const held of begun) {
+            const read = yield* this.read(held, restore)
+            if ("value" in read) readable.push(read)
+            else ended.push({ held, attempt: read })
           }
+          if (readable.length > 0) {
+            const attemptAt = yield* this.runBatch(readable, restore)
+            for (const { held } of readable) held.fiber = fiber
+            ended.push(...readable.map(({ held }, i) => ({ held, attempt: attemptAt(i) })))
+          }
+          // First what is soon done: a dead letter may have to be written again and again.
+          ended.sort((a, b) => Number(isSuccess(b.attempt)) - Number(isSuccess(a.attempt)))
+          for (const { attempt, held } of ended) yield* engine.conclude(held, attempt, restore)
         })
       })
     )
   }
 
+  /** The payload of a message, or why it is not to be run. */
+  private read(held: Held, restore: Restore): Effect.Effect<Readable | Attempt> {
+    const crashed = this.engine.crashed(held)
+    if (crashed !== undefined) return Effect.succeed(crashed)
+    return Effect.map(Effect.exit(restore(this.engine.work.decode(held.delivery.message))), (exit) => {
+      if (Exit.isSuccess(exit)) return { held, value: exit.value }
+      const failed = exit.cause.reasons.find((reason) => reason._tag === "Fail")
+      return failed === undefined ? { _tag: "Handled", exit } : { _tag: "NotDecoded", error: failed.error }
+    })
+  }
+
   /** Runs the handler; answers how the attempt at each message ended. */
-  private runBatch(
-    readable: ReadonlyArray<{ readonly held: Held; readonly value: unknown }>,
-    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-  ): Effect.Effect<(index: number) => Attempt> {
+  private runBatch(readable: ReadonlyArray<Readable>, restore: Restore): Effect.Effect<(index: number) => Attempt> {
     const { timeout } = this.engine.settings
+    const runsIn = (fiber: Fiber.Fiber<unknown, unknown>) => {
+      for (const { held } of readable) held.fiber = fiber
+    }
     const items = readable.map(({ held, value }) => ({ value, message: held.envelope }))
     const handled = Effect.map(
       Effect.exit(Effect.scoped(Effect.suspend(() => this.handle(items)))),
@@ -124,7 +139,7 @@ export class Batches {
     const timed =
       timeout === undefined
         ? handled
-        : Effect.timeoutOrElse(handled, {
+        : Effect.timeoutOrElse(inOwnFiber(handled, runsIn), {
             duration: timeout,
             orElse: () => Effect.succeed((): Attempt => ({ _tag: "TimedOut" }))
           })
@@ -133,6 +148,8 @@ export class Batches {
     )
   }
 }
+
+const isSuccess = (attempt: Attempt): boolean => attempt._tag === "Handled" && Exit.isSuccess(attempt.exit)
 
 /** What became of one message of a batch. */
 const exitOf = (exit: Exit.Exit<unknown, unknown>, index: number, size: number): Exit.Exit<unknown, unknown> => {

@@ -6,6 +6,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { ConsumerReport, DeliveryOutcome } from "../ConsumerReport.ts"
+import { atMost } from "./atMost.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
 
 /** The outcomes of handlers that came to an end. */
@@ -23,39 +24,54 @@ export const close = (
 ): Effect.Effect<ConsumerReport> =>
   Effect.gen(function* () {
     const { settings, work } = engine
+    const { shutdownGrace } = settings
     const began = engine.now()
+    const releasedBefore = engine.books.read().released
     engine.phase = "draining"
     // From now on nothing begins.
     const running = [...engine.held.values()].filter(({ state }) => state === "running")
     // A broker that does not answer must not hold up the rest.
-    yield* Effect.timeoutOption(Effect.ignore(engine.subscription.setCredit(0)), settings.shutdownGrace)
-    yield* parts.stopTaking
-    const all = [...engine.held.values()]
-    for (const held of all) {
+    yield* Effect.all(
+      [
+        atMost(
+          shutdownGrace,
+          `Taking back the credit of consumer ${engine.name}`,
+          Effect.suspend(() => engine.subscription.setCredit(0))
+        ),
+        atMost(shutdownGrace, `The last take of consumer ${engine.name}`, parts.stopTaking)
+      ],
+      { concurrency: 2 }
+    )
+    for (const held of [...engine.held.values()]) {
       if (held.state !== "queued") continue
       engine.giveBack(held)
       if (held.handle !== undefined) yield* held.handle.cancel
     }
     yield* engine.pool.shutdown({ deadline })
     // All settlements answered, or as many as the time allows.
-    yield* Effect.timeoutOption(engine.settler.idle.await, settings.shutdownGrace)
+    yield* Effect.timeoutOption(engine.settler.idle.await, shutdownGrace)
     const abandoned = running.filter(({ state }) => state === "running")
     if (abandoned.length > 0) {
       const left = abandoned.map(({ delivery }) => ({ _tag: "Abandon", delivery }) as const)
-      yield* Effect.timeoutOption(Effect.ignore(engine.subscription.settle(left)), settings.shutdownGrace)
+      yield* atMost(
+        shutdownGrace,
+        `Abandoning ${left.length} messages of consumer ${engine.name}`,
+        Effect.suspend(() => engine.subscription.settle(left))
+      )
     }
     const unsettled = engine.settler.open.map(({ held }) => held)
     engine.phase = "closed"
     for (const held of [...abandoned, ...unsettled]) engine.end(held, "unsettled", true)
-    yield* parts.unsubscribe
+    yield* atMost(shutdownGrace, `The end of the subscription of consumer ${engine.name}`, parts.unsubscribe)
+    const accounting = engine.books.read()
     return {
       topic: work.topic,
       group: work.group,
       drained: running.filter(({ outcome }) => outcome !== undefined && decided.has(outcome)).length,
-      released: all.filter(({ outcome }) => outcome === "released").length,
+      released: accounting.released - releasedBefore,
       abandoned: abandoned.map(({ envelope }) => envelope.id),
       unsettled: unsettled.map(({ envelope }) => envelope.id),
       elapsed: engine.now() - began,
-      accounting: engine.books.read()
+      accounting
     }
   })

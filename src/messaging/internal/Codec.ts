@@ -23,7 +23,6 @@ interface Options {
 
 type Decoder<A> = (json: unknown) => Effect.Effect<A, Schema.SchemaError>
 
-const encoder = new TextEncoder()
 // Bytes that are no UTF-8 are no JSON either: replaced by a mark they would go unseen inside a string.
 const decoder = new TextDecoder("utf-8", { fatal: true })
 
@@ -45,7 +44,7 @@ export const makeCodec = <A>(topic: string, options: Options): Codec<A> => {
     encode: (value) =>
       Effect.matchEffect(toJson(value), {
         onFailure: (error) => Effect.fail(new EncodeError({ topic, problem: error.message, cause: error })),
-        onSuccess: (json) => Effect.succeed(encoder.encode(JSON.stringify(json)))
+        onSuccess: (json) => Effect.succeed(Buffer.from(JSON.stringify(json)))
       }),
     decode: ({ body, envelope }) => {
       const { id, version } = envelope

@@ -41,6 +41,10 @@ export class ConsumerBooks {
     return this.places.queued
   }
 
+  get running(): number {
+    return this.places.running
+  }
+
   read(): ConsumerAccounting {
     const { queued, running, settling } = this.places
     return {

@@ -15,14 +15,16 @@ import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import type { Registry } from "../../registry/Registry.ts"
-import type { BrokerError } from "../BrokerError.ts"
+import { BrokerError, Rejected } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
+import type { Envelope } from "../Envelope.ts"
 import { LeaseLost } from "../LeaseLost.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
 import { attempt } from "./Attempts.ts"
-import { untilItWorks } from "./backoff.ts"
+import { publishOne } from "./answers.ts"
+import { insist } from "./backoff.ts"
 import { ConsumerBooks } from "./ConsumerBooks.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { Held } from "./Held.ts"
@@ -31,7 +33,7 @@ import { Lanes } from "./Lanes.ts"
 import type { Settling } from "./Settler.ts"
 import { Settler } from "./Settler.ts"
 import type { Attempt, Decisions, Verdict } from "./Verdict.ts"
-import { judge } from "./Verdict.ts"
+import { judge, terse } from "./Verdict.ts"
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
@@ -44,10 +46,16 @@ export class ConsumerEngine {
   readonly room = Latch.makeUnsafe(true)
   phase: "open" | "draining" | "closed" = "open"
   paused = false
+  /** Handlers that may run at the same time. */
+  concurrency: number
   /** Takes begun so far. */
   takes = 0
-  /** What the broker last failed with; none since it answered again. */
-  problem: BrokerError | undefined = undefined
+  /** Open when leases are to be looked at again. */
+  readonly leases = Latch.makeUnsafe(false)
+  /** When leases will be looked at in any case. */
+  leasesSeenTo = Number.POSITIVE_INFINITY
+  /** Whether a take waits for the broker. */
+  taking = false
   /** Replaced when the consumer subscribes anew. */
   subscription: Subscription
   /** Told when a message stops the consumer. */
@@ -59,6 +67,7 @@ export class ConsumerEngine {
   readonly clock: Clock.Clock
   private readonly registry: Registry
   private readonly decisions: Decisions
+  private readonly unknownVersions = new Set<number>()
 
   constructor(options: {
     readonly work: Work
@@ -72,6 +81,7 @@ export class ConsumerEngine {
   }) {
     this.work = options.work
     this.settings = options.settings
+    this.concurrency = options.settings.concurrency
     this.decisions = options.decisions
     this.driver = options.driver
     this.pool = options.pool
@@ -81,7 +91,8 @@ export class ConsumerEngine {
     this.settler = new Settler(
       () => this.subscription,
       (settling, answer) => this.settled(settling, answer),
-      (error) => this.trouble("settle", error)
+      (settle) => this.insist("settle", settle),
+      () => this.now()
     )
   }
 
@@ -98,7 +109,10 @@ export class ConsumerEngine {
   get wantsMore(): boolean {
     if (this.phase !== "open" || this.paused || this.lanes.pending > 0) return false
     if (this.free <= 0 || this.books.bytes >= this.settings.prefetchBytes) return false
-    return this.books.queued === 0 || this.free * 2 >= this.settings.prefetch
+    // What waits behind its key gives an idle handler nothing to do.
+    if (this.settings.order === "key" && this.books.running < this.concurrency) return true
+    // Nor does less than a batch.
+    return this.books.queued < (this.settings.batch?.size ?? 1) || this.free * 2 >= this.settings.prefetch
   }
 
   now(): number {
@@ -115,6 +129,8 @@ export class ConsumerEngine {
       const held = new Held(delivery, lane)
       this.held.set(delivery, held)
       this.books.enter(held)
+      // Not every message comes with its whole lease.
+      if (held.renewAt(this.settings.lease) < this.leasesSeenTo) this.leases.openUnsafe()
       if (!inOrder || this.phase !== "open") this.giveBack(held)
       else runnable.push(held)
     }
@@ -139,28 +155,49 @@ export class ConsumerEngine {
     return Effect.uninterruptibleMask((restore) =>
       Effect.withFiber((fiber) => {
         if (!this.begin(held, fiber)) return Effect.void
-        const { deliveries } = held.delivery
-        if (deliveries !== undefined && deliveries > this.settings.maxDeliveries) {
-          return this.conclude(held, { _tag: "Crashed", deliveries }, restore)
-        }
+        const crashed = this.crashed(held)
+        if (crashed !== undefined) return this.conclude(held, crashed, restore)
         return Effect.flatMap(
-          Effect.exit(restore(attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout))),
-          (exit) => this.conclude(held, attemptOf(exit), restore)
+          Effect.exit(
+            restore(
+              attempt(this.work, held.delivery.message, held.envelope, this.settings.timeout, (handler) => {
+                held.fiber = handler
+              })
+            )
+          ),
+          (exit) => {
+            held.fiber = fiber
+            return this.conclude(held, attemptOf(exit), restore)
+          }
         )
       })
     )
   }
 
   /** Its turn has come; false where it is not to be run any more. */
-  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>): boolean {
+  begin(held: Held, fiber: Fiber.Fiber<unknown, unknown>, batch?: ReadonlyArray<Held>): boolean {
     if (held.state !== "queued") return false
     if (this.phase !== "open") {
       this.giveBack(held)
       return false
     }
     held.fiber = fiber
+    held.batch = batch
     this.books.move(held, "running")
+    if (this.wantsMore) this.room.openUnsafe()
     return true
+  }
+
+  /** Whether this fiber handles a message. */
+  handles(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    return [...this.held.values()].some((held) => held.fiber === fiber)
+  }
+
+  /** Whether it was delivered so often that it may be what kills the process. */
+  crashed({ delivery: { deliveries } }: Held): Attempt | undefined {
+    return deliveries !== undefined && deliveries > this.settings.maxDeliveries
+      ? { _tag: "Crashed", deliveries }
+      : undefined
   }
 
   /** The attempt is over: decides, and does what was decided. */
@@ -177,8 +214,13 @@ export class ConsumerEngine {
         return Effect.void
       }
     }
-    return Effect.flatMap(judge(this.settings, this.decisions, held.envelope, attempt), (verdict) =>
-      this.apply(held, verdict, restore)
+    // A schedule may take its time, or not end at all.
+    return Effect.flatMap(
+      Effect.exit(restore(judge(this.settings, this.decisions, held.envelope, attempt))),
+      (exit) => {
+        if (held.lost !== undefined) return Effect.sync(() => this.endLost(held))
+        return Exit.isSuccess(exit) ? this.apply(held, exit.value, restore) : Effect.sync(() => this.giveBack(held))
+      }
     )
   }
 
@@ -195,7 +237,7 @@ export class ConsumerEngine {
         const { countsAttempt, delay, envelope } = verdict
         const outcome = countsAttempt ? "retried" : "released"
         this.settle(held, { _tag: "Retry", delivery, delay, envelope }, outcome)
-        return Effect.void
+        return countsAttempt ? Effect.void : this.tellUnknownVersion(envelope)
       }
       case "DeadLetter":
         return this.setAside(held, verdict, restore)
@@ -212,15 +254,17 @@ export class ConsumerEngine {
    */
   private setAside(held: Held, verdict: Verdict & { _tag: "DeadLetter" }, restore: Restore): Effect.Effect<void> {
     const { topic, group } = this.work
-    const letter: OutgoingMessage = {
-      envelope: verdict.envelope,
+    const letter = (envelope: Envelope): OutgoingMessage => ({
+      envelope,
       body: held.delivery.message.body,
       destination: { _tag: "DeadLetters", topic, group }
-    }
-    const write = Effect.suspend(() => this.driver.publish([letter])).pipe(
-      Effect.flatMap(([answer]) => (answer?._tag === "Failed" ? Effect.fail(answer.error) : Effect.void)),
-      Effect.tapError((error) => this.trouble("write a dead letter", error)),
-      Effect.retry(untilItWorks)
+    })
+    const what = `write the dead letter of message ${held.envelope.id}`
+    const write = this.insist(what, () =>
+      Effect.catchIf(publishOne(this.driver, letter(verdict.envelope)), isTooLarge, () =>
+        // The message itself has found room before; what it has gathered since must not keep it here for ever.
+        publishOne(this.driver, letter(terse(verdict.envelope)))
+      )
     )
     const { onDeadLetter } = this.decisions
     const tell =
@@ -229,12 +273,27 @@ export class ConsumerEngine {
         : Effect.suspend(() => onDeadLetter(verdict.envelope)).pipe(
             Effect.catchCause((cause) => Effect.logError(`onDeadLetter of consumer ${this.name} failed`, cause))
           )
-    return Effect.map(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
-      if (held.lost !== undefined) this.endLost(held)
-      else if (Exit.isSuccess(exit)) {
+    return Effect.flatMap(Effect.exit(restore(Effect.andThen(write, tell))), (exit) => {
+      this.problems.delete(what)
+      if (held.lost === undefined && Exit.isSuccess(exit)) {
         this.settle(held, { _tag: "Acknowledge", delivery: held.delivery }, "deadLettered")
-      } else this.giveBack(held)
+        const { death, id } = verdict.envelope
+        const cause = death?.cause.split("\n", 1)[0]
+        return Effect.logWarning(`Message ${id} of ${this.name} is a dead letter now (${death?.reason}): ${cause}`)
+      }
+      if (held.lost === undefined) this.giveBack(held)
+      else this.endLost(held)
+      return Effect.void
     })
+  }
+
+  /** Said once for each version, or a message that nobody can read would go back and forth for ever without a word. */
+  private tellUnknownVersion({ id, version }: Envelope): Effect.Effect<void> {
+    if (this.unknownVersions.has(version) || this.unknownVersions.size >= mostVersions) return Effect.void
+    this.unknownVersions.add(version)
+    return Effect.logWarning(
+      `Message ${id} of ${this.name} has schema version ${version}, which is not known here: such messages are given back every ${this.settings.unknownVersionDelay} ms, until a newer consumer takes them or this one has an upcast`
+    )
   }
 
   /** Gives it back as it was. */
@@ -247,6 +306,7 @@ export class ConsumerEngine {
     if (this.phase === "closed" || held.state === "settling" || held.state === "ended") return
     const lane = settlement._tag === "Acknowledge" ? undefined : held.lane
     const ran = held.state === "running"
+    this.unqueue(held)
     this.books.move(held, "settling")
     lane?.ask()
     this.settler.add({ held, settlement, outcome, lane })
@@ -272,18 +332,24 @@ export class ConsumerEngine {
   private settled({ held, lane, outcome }: Settling, answer: Settled): void {
     lane?.answered(this.takes + 1)
     this.end(held, answer === "Lost" ? "lost" : outcome, answer !== "Unconfirmed")
-    this.problem = undefined
   }
 
   /** Records the one outcome of a delivery. */
   end(held: Held, outcome: DeliveryOutcome, confirmed: boolean): void {
     if (held.state === "ended") return
+    this.unqueue(held)
     this.books.end(held, outcome, confirmed)
     this.held.delete(held.delivery)
     held.fiber = undefined
+    held.batch = undefined
     held.handle = undefined
     if (held.lane !== undefined) this.lanes.leave(held.lane, this.takes)
     if (this.wantsMore) this.room.openUnsafe()
+  }
+
+  /** What waits behind its key and is not to be run must not fill the backlog. (The task of a batch is not its own.) */
+  private unqueue({ handle, state }: Held): void {
+    if (state === "queued" && handle !== undefined && this.settings.batch === undefined) Effect.runFork(handle.cancel)
   }
 
   /** A delivery is not ours any more: its handler is interrupted with the cause, and nothing is settled. */
@@ -293,6 +359,8 @@ export class ConsumerEngine {
     // It comes again, and those behind it are not to overtake it.
     if (held.lane !== undefined) this.giveBackBehind(held, held.lane)
     if (held.state === "queued") return this.endLost(held)
+    // Others of its batch are handled by the same fiber; it goes on as long as one of them is ours.
+    if (held.batch?.some(({ lost, state }) => lost === undefined && state === "running")) return
     held.fiber?.interruptUnsafe(undefined, Context.make(LeaseLost, held.lost))
   }
 
@@ -305,15 +373,57 @@ export class ConsumerEngine {
     else this.end(held, "lost", true)
   }
 
+  /** What the broker fails at and last failed with, until that works again. */
+  private readonly problems = new Map<string, BrokerError>()
+
+  /** The latest problem that lasts. */
+  get problem(): BrokerError | undefined {
+    return [...this.problems.values()].at(-1)
+  }
+
+  /** The broker has refused a take, and would again: another subscription may be better off. */
+  get isRefusedToTake(): boolean {
+    return !this.taking && this.problems.get("take messages")?.reason._tag === "Rejected"
+  }
+
+  /** Does it until it works, and says so. */
+  insist<A>(what: string, operation: () => Effect.Effect<A, BrokerError>): Effect.Effect<A> {
+    return Effect.tap(
+      insist(operation, (error) => this.trouble(what, error)),
+      () => this.works(what)
+    )
+  }
+
   /** The broker does not do what it should: said once until it works again. */
   trouble(what: string, error: unknown): Effect.Effect<void> {
     return Effect.suspend(() => {
-      const known = this.problem !== undefined
-      // Every operation of a driver fails with this error.
-      this.problem = error as BrokerError
-      return known ? Effect.void : Effect.logWarning(`Consumer ${this.name} cannot ${what}; it goes on trying`, error)
+      const known = this.problems.has(what)
+      const { driver, work } = this
+      const detail = `the driver died, which is a bug of the driver: ${String(error)}`
+      const reason = new Rejected({ code: "Refused", detail, cause: error })
+      const problem =
+        error instanceof BrokerError
+          ? error
+          : new BrokerError({ broker: driver.system, operation: what, topic: work.topic, reason })
+      this.problems.delete(what)
+      this.problems.set(what, problem)
+      return known ? Effect.void : Effect.logWarning(`Consumer ${this.name} cannot ${what}; it goes on trying`, problem)
     })
   }
+
+  works(what: string): Effect.Effect<void> {
+    return this.problems.delete(what) ? Effect.logInfo(`Consumer ${this.name} can ${what} again`) : Effect.void
+  }
+
+  /** The broker answers, although no message has come that would show it. */
+  readonly answers: Effect.Effect<void> = Effect.suspend(() =>
+    Effect.andThen(this.works("ask for the backlog"), this.taking ? this.works("take messages") : Effect.void)
+  )
 }
+
+/** Most unknown versions that are told of: what stands in a foreign message may be anything. */
+const mostVersions = 100
+
+const isTooLarge = ({ reason }: BrokerError): boolean => reason._tag === "Rejected" && reason.code === "TooLarge"
 
 const attemptOf = (exit: Exit.Exit<Attempt>): Attempt => (Exit.isSuccess(exit) ? exit.value : { _tag: "Handled", exit })

@@ -7,6 +7,7 @@ import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
 import { backoff, retry } from "../Decision.ts"
+import { decisionProblem } from "./decisionProblem.ts"
 
 export interface ConsumerSettings {
   readonly group: string
@@ -33,10 +34,15 @@ export interface ConsumerSettings {
 /** What is done with a defect or a timeout where nothing else is said. */
 export const retryWithBackoff: Decision = retry(backoff("1 second", "5 minutes"))
 
-type Unchecked = ConsumerOptions & AbilityOptions<unknown, unknown> & Partial<BatchOptions>
+const isDecision = (value: object): boolean => "_tag" in value && decisionProblem(value) === undefined
+
+type Unchecked = ConsumerOptions & { readonly onError?: unknown } & AbilityOptions<unknown, unknown> &
+  Partial<BatchOptions>
 
 /** Checks the options by hand, since they come with functions and types that a schema would only pass on. */
-export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSettings> => {
+export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect<ConsumerSettings> => {
+  // JavaScript programs may give anything.
+  const options: Partial<Unchecked> = typeof given === "object" && given !== null ? given : {}
   const problems: Array<string> = []
   const whole = (name: keyof Unchecked, least: number, meaning: string, fallback: number): number => {
     const value = options[name] ?? fallback
@@ -61,18 +67,36 @@ export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSetting
     }
     return found ?? fallback
   }
-  const { group, order, rateLimit, replay, size } = options
+  const decision = (name: string, value: unknown) => {
+    if (value === undefined || typeof value === "function") return
+    const problem = decisionProblem(value)
+    if (problem !== undefined) problems.push(`${name} must be a decision or a function that answers one: ${problem}`)
+  }
+  const { group = "", onDefect, onError, onTimeout, order, rateLimit, replay } = options
+  decision("onDefect", onDefect)
+  decision("onTimeout", onTimeout)
+  if (typeof onError === "object" && onError !== null && !isDecision(onError)) {
+    for (const [tag, value] of Object.entries(onError)) decision(`onError.${tag}`, value)
+  } else if (onError !== undefined && typeof onError !== "function") {
+    problems.push("onError must be a function of the error, or have a decision for each tag of it")
+  }
   if (typeof group !== "string" || group.trim() === "") problems.push("group must be a name that is not empty")
   const concurrency = whole("concurrency", 1, "handlers at a time", 16)
-  const least = Math.max(64, 2 * concurrency, 2 * (size ?? 0))
+  // Left out, both are no numbers: a batch without a size would never be full.
+  const size = isBatch ? whole("size", 1, "messages in a batch", Number.NaN) : 0
+  const linger = isBatch ? span("linger", options.linger ?? Number.NaN, 0) : 0
+  if (isBatch && order !== undefined) problems.push("order must be left out: batches have no order by key")
+  const least = Math.max(64, 2 * concurrency, size * (concurrency + 1))
   const maxAttempts = whole("maxAttempts", 1, "attempts before a message becomes a dead letter", 20)
-  if (rateLimit !== undefined && !(Number.isInteger(rateLimit.limit) && rateLimit.limit >= 1)) {
-    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${String(rateLimit.limit)}`)
+  if (rateLimit !== undefined && !(Number.isInteger(rateLimit?.limit) && rateLimit.limit >= 1)) {
+    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${String(rateLimit?.limit)}`)
   }
   if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${String(order)}`)
-  const isReplay = replay === undefined || replay === "earliest" || replay instanceof Date
+  const isDate = replay instanceof Date && !Number.isNaN(replay.getTime())
+  const isReplay = replay === undefined || replay === "earliest" || isDate
   if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${String(replay)}`)
   const prefetch = whole("prefetch", 1, "messages held, running ones included", least)
+  if (prefetch < size) problems.push(`prefetch must be at least the size of a batch (${size}), got ${prefetch}`)
   const settings: ConsumerSettings = {
     group,
     concurrency,
@@ -101,10 +125,7 @@ export const checkConsumer = (options: Unchecked): Effect.Effect<ConsumerSetting
     order: order === "key" ? "key" : "none",
     // Checked above.
     replay: isReplay ? (replay as "earliest" | Date | undefined) : undefined,
-    batch:
-      size === undefined
-        ? undefined
-        : { size: whole("size", 1, "messages in a batch", 1), linger: span("linger", options.linger, 0) }
+    batch: isBatch ? { size, linger } : undefined
   }
   return problems.length === 0
     ? Effect.succeed(settings)

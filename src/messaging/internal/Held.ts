@@ -25,6 +25,8 @@ export class Held {
   handle: TaskHandle<unknown, unknown> | undefined = undefined
   /** The fiber that handles it. */
   fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
+  /** What is handled together with it, itself included. */
+  batch: ReadonlyArray<Held> | undefined = undefined
   /** Set when it is not ours any more. */
   lost: LeaseLost | undefined = undefined
   leaseEndsAt: number | undefined
@@ -39,6 +41,11 @@ export class Held {
     this.envelope = sane(delivery.message.envelope)
     this.lane = lane
     this.leaseEndsAt = delivery.leaseEndsAt
+  }
+
+  /** When its lease should be renewed: two thirds are left then. */
+  renewAt(lease: number): number {
+    return this.leaseEndsAt === undefined ? Number.POSITIVE_INFINITY : this.leaseEndsAt - (lease * 2) / 3
   }
 
   get bytes(): number {

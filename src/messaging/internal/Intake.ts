@@ -2,7 +2,6 @@
  * Takes messages from the broker while there is room for them, and hands them to the pool.
  */
 import * as Effect from "effect/Effect"
-import { untilItWorks } from "./backoff.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { Held } from "./Held.ts"
 
@@ -20,27 +19,28 @@ export const intake = (
     const take = ++engine.takes
     const bytes = engine.settings.prefetchBytes - engine.books.bytes
     return Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(
-        restore(
-          Effect.suspend(() => engine.subscription.take(engine.free, bytes)).pipe(
-            Effect.tapError((error) => engine.trouble("take messages", error)),
-            Effect.retry(untilItWorks),
-            // The schedule never ends.
-            Effect.orDie
-          )
-        ),
-        (deliveries) => {
-          engine.problem = undefined
-          onTaken()
-          const runnable = engine.admit(deliveries, take)
-          engine.lanes.sweep(take)
-          return runnable.length === 0 ? Effect.void : start(runnable)
-        }
-      )
+      Effect.flatMap(restore(engine.insist("take messages", () => taken(engine, bytes))), (deliveries) => {
+        if (deliveries.length > 0) onTaken()
+        const runnable = engine.admit(deliveries, take)
+        engine.lanes.sweep(take)
+        return runnable.length === 0 ? Effect.void : start(runnable)
+      })
     )
   })
   return Effect.forever(takeSome)
 }
+
+/** One take, and whether it waits for its answer. */
+const taken = (engine: ConsumerEngine, bytes: number) =>
+  Effect.suspend(() => {
+    engine.taking = true
+    return Effect.ensuring(
+      Effect.suspend(() => engine.subscription.take(engine.free, bytes)),
+      Effect.sync(() => {
+        engine.taking = false
+      })
+    )
+  })
 
 /** Hands each delivery to the pool by itself. */
 export const startEach =

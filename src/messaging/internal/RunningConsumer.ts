@@ -5,28 +5,30 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
-import { toMillis } from "../../pool/Durations.ts"
+import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
-import { open } from "../../pool/WorkerPool.ts"
+import { InvalidOption, open } from "../../pool/WorkerPool.ts"
 import { Registry } from "../../registry/Registry.ts"
 import type { BrokerError } from "../BrokerError.ts"
 import type { ConsumerHealth, RunningConsumer } from "../ConsumerHealth.ts"
 import { ConsumerStopped } from "../ConsumerHealth.ts"
 import type { ConsumerReport } from "../ConsumerReport.ts"
 import * as Report from "../ConsumerReport.ts"
-import type { Driver, Subscription } from "../Driver.ts"
+import type { Driver } from "../Driver.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
+import { atMost } from "./atMost.ts"
 import type { HandleBatch } from "./Batches.ts"
 import { Batches } from "./Batches.ts"
-import { untilItWorks } from "./backoff.ts"
 import * as Closing from "./Closing.ts"
+import type { Subscribed } from "./Connection.ts"
+import { Connection, subscribe } from "./Connection.ts"
 import { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
-import { intake, startEach } from "./Intake.ts"
-import { renewLeases, watchLost } from "./Leases.ts"
+import { startEach } from "./Intake.ts"
+import { keepLeases } from "./Leases.ts"
+import { StallWatch } from "./StallWatch.ts"
 import type { Decisions } from "./Verdict.ts"
 
 /** What a consumer is made of. */
@@ -39,36 +41,12 @@ export interface Parts {
   readonly onShutdown: ((report: ConsumerReport) => Effect.Effect<unknown>) | undefined
 }
 
-/** A subscription with the scope that ends it. */
-interface Subscribed {
-  readonly subscription: Subscription
-  readonly scope: Scope.Closeable
-}
-
-const subscribe = ({ driver, settings, work }: Parts): Effect.Effect<Subscribed, BrokerError> =>
-  Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function* () {
-      const scope = yield* Scope.make()
-      const { topic, group } = work
-      const { lease, order, prefetch, prefetchPerKey, replay } = settings
-      const options = { topic, group, credit: prefetch, perKey: prefetchPerKey, lease, order, replay }
-      const subscription = yield* restore(Scope.provide(driver.subscribe(options), scope)).pipe(
-        Effect.onError((cause) => Scope.close(scope, Exit.failCause(cause)))
-      )
-      return { subscription, scope }
-    })
-  )
-
 class Running {
   private readonly parts: Parts
   private readonly engine: ConsumerEngine
   private readonly batches: Batches | undefined
-  private subscribed: Subscribed
-  private takenAt: number
-  private stalled = false
-  private taking: Fiber.Fiber<never> | undefined = undefined
-  /** What watches the subscription, in a scope that ends with it. */
-  private watchers: Scope.Closeable
+  private readonly connection: Connection
+  private readonly stallWatch: StallWatch
   /** What runs as long as the consumer. */
   private readonly fibers: Scope.Closeable
   private readonly ended = Deferred.makeUnsafe<ConsumerReport>()
@@ -78,15 +56,14 @@ class Running {
   constructor(parts: Parts, engine: ConsumerEngine, subscribed: Subscribed) {
     this.parts = parts
     this.engine = engine
-    this.subscribed = subscribed
-    this.takenAt = engine.now()
-    this.watchers = Scope.makeUnsafe()
     this.fibers = Scope.makeUnsafe()
     const { batch } = parts.settings
     this.batches =
       batch === undefined || parts.handleBatch === undefined
         ? undefined
         : new Batches(engine, parts.handleBatch, batch.size, batch.linger)
+    this.connection = new Connection(engine, subscribed, this.batches?.add ?? startEach(engine))
+    this.stallWatch = new StallWatch(engine, this.connection)
   }
 
   readonly begin: Effect.Effect<void> = Effect.suspend(() =>
@@ -100,115 +77,40 @@ class Running {
         Deferred.doneUnsafe(stop, Exit.void)
       }
       yield* Effect.forkIn(engine.settler.run, fibers)
-      yield* Effect.forkIn(renewLeases(engine), fibers)
-      yield* Effect.forkIn(this.watchForStall, fibers)
+      yield* Effect.forkIn(keepLeases(engine), fibers)
+      yield* Effect.forkIn(this.stallWatch.run, fibers)
       // Detached: closing ends the fibers above, and must not end itself.
       yield* Effect.forkIn(
         Effect.andThen(
           Deferred.await(stop),
-          Effect.suspend(() => Effect.forkDetach(this.drain(0)))
+          Effect.suspend(() => Effect.forkDetach(this.drain(this.parts.settings.shutdownDeadline)))
         ),
         fibers
       )
-      yield* this.watch
+      yield* this.connection.work
     })
-  )
-
-  /** Starts what works on the subscription. */
-  private readonly watch: Effect.Effect<void> = Effect.suspend(() =>
-    Effect.gen({ self: this }, function* () {
-      const { batches, engine, watchers } = this
-      const taking = intake(engine, batches?.add ?? startEach(engine), () => {
-        this.takenAt = engine.now()
-        this.stalled = false
-      })
-      this.taking = yield* Effect.forkIn(taking, watchers)
-      yield* Effect.forkIn(watchLost(engine), watchers)
-    })
-  )
-
-  /** Ends the subscription; what it still holds is given back. */
-  private readonly unsubscribe: Effect.Effect<void> = Effect.suspend(() =>
-    Effect.andThen(
-      Scope.close(this.watchers, Exit.void),
-      Effect.catchCause(Scope.close(this.subscribed.scope, Exit.void), (cause) =>
-        Effect.logWarning(`The subscription of consumer ${this.engine.name} did not close cleanly`, cause)
-      )
-    )
-  )
-
-  /**
-   * Consumption is watched, not the connection: with a backlog, idle handlers and nothing taken for a while, something is
-   * wrong that nobody has said, and a new subscription is the cure.
-   */
-  private readonly watchForStall: Effect.Effect<never> = Effect.suspend(() => {
-    const { stallAfter } = this.parts.settings
-    const look = Effect.gen({ self: this }, function* () {
-      const { engine } = this
-      const idleFor = engine.now() - this.takenAt
-      if (engine.phase !== "open" || engine.paused || engine.held.size > 0 || idleFor < stallAfter) return
-      const { topic, group } = engine.work
-      const { delayed, waiting } = yield* engine.subscription.backlog ?? engine.driver.backlog({ topic, group })
-      // It answers, although no message has come that would show it.
-      engine.problem = undefined
-      if (waiting === undefined || waiting - (delayed ?? 0) <= 0) return
-      this.stalled = true
-      yield* Effect.logWarning(
-        `Consumer ${engine.name} has taken nothing for ${Math.round(idleFor / 1000)} s although ${waiting} messages wait; it subscribes anew`
-      )
-      yield* this.subscribeAnew
-    })
-    return Effect.forever(
-      Effect.andThen(
-        Effect.sleep(stallAfter),
-        Effect.catch(look, (error) => this.engine.trouble("ask for the backlog", error))
-      )
-    )
-  })
-
-  private readonly subscribeAnew: Effect.Effect<void> = Effect.suspend(() =>
-    Effect.uninterruptible(
-      Effect.gen({ self: this }, function* () {
-        const { engine } = this
-        yield* this.unsubscribe
-        const subscribed = yield* Effect.interruptible(subscribe(this.parts)).pipe(
-          Effect.tapError((error) => engine.trouble("subscribe", error)),
-          Effect.retry(untilItWorks),
-          // The schedule never ends.
-          Effect.orDie
-        )
-        this.subscribed = subscribed
-        engine.subscription = subscribed.subscription
-        this.watchers = Scope.makeUnsafe()
-        this.takenAt = engine.now()
-        yield* this.watch
-      })
-    )
   )
 
   /** Closes the consumer, once; everybody gets the same report. */
   drain(deadline: number): Effect.Effect<ConsumerReport> {
     // Whoever asked for it may go away: a consumer that has begun to close closes.
-    const begin = Effect.suspend(() => {
-      if (this.closing) return Effect.void
+    const begin = Effect.suspend((): Effect.Effect<unknown> => {
+      // The earlier deadline wins.
+      if (this.closing) return Effect.forkDetach(this.engine.pool.shutdown({ deadline }))
       this.closing = true
-      return Effect.asVoid(Effect.forkDetach(this.close(deadline)))
+      // Also a bug in here must not keep those waiting who wait for the end.
+      const close = Effect.onExit(this.close(deadline), (exit) => Deferred.done(this.ended, exit))
+      return Effect.forkDetach(close)
     })
     return Effect.andThen(Effect.uninterruptible(begin), Deferred.await(this.ended))
   }
 
-  private close(deadline: number): Effect.Effect<void> {
+  private close(deadline: number): Effect.Effect<ConsumerReport> {
     return Effect.uninterruptible(
       Effect.gen({ self: this }, function* () {
-        const { batches, engine, parts } = this
-        const taking = this.taking
-        const stopTaking = Effect.andThen(
-          taking === undefined
-            ? Effect.void
-            : Effect.timeoutOption(Fiber.interrupt(taking), parts.settings.shutdownGrace),
-          batches?.close ?? Effect.void
-        )
-        const unsubscribe = Effect.andThen(Scope.close(this.fibers, Exit.void), this.unsubscribe)
+        const { batches, connection, engine, parts } = this
+        const stopTaking = Effect.andThen(connection.stopTaking, batches?.close ?? Effect.void)
+        const unsubscribe = Effect.uninterruptible(Effect.andThen(Scope.close(this.fibers, Exit.void), connection.end))
         const report = yield* Closing.close(engine, deadline, { stopTaking, unsubscribe })
         const line = Report.format(report)
         yield* Report.isClean(report) ? Effect.logDebug(line) : Effect.logWarning(line)
@@ -217,35 +119,13 @@ class Running {
         }
         const { onShutdown } = parts
         if (onShutdown !== undefined) {
-          yield* Effect.suspend(() => onShutdown(report)).pipe(
-            Effect.interruptible,
-            Effect.timeoutOption(parts.settings.shutdownGrace),
-            Effect.catchCause((cause) => Effect.logError(`onShutdown of consumer ${engine.name} failed`, cause))
-          )
+          const told = Effect.suspend(() => onShutdown(report))
+          yield* atMost(parts.settings.shutdownGrace, `onShutdown of consumer ${engine.name}`, told)
         }
-        Deferred.doneUnsafe(this.ended, Exit.succeed(report))
+        return report
       })
     )
   }
-
-  /** Tells the broker what is wanted, in the background until it has heard: what is wanted by then, for that may change. */
-  private readonly tellCredit: Effect.Effect<void> = Effect.suspend(() => {
-    const { engine } = this
-    const tell = Effect.suspend(() =>
-      engine.subscription.setCredit(engine.paused || engine.phase !== "open" ? 0 : engine.settings.prefetch)
-    ).pipe(
-      Effect.tapError((error) => engine.trouble("change its credit", error)),
-      Effect.retry(untilItWorks),
-      // The schedule never ends.
-      Effect.orDie,
-      Effect.tap(() =>
-        Effect.sync(() => {
-          engine.problem = undefined
-        })
-      )
-    )
-    return Effect.asVoid(Effect.forkIn(tell, this.fibers, { startImmediately: true }))
-  })
 
   private health(): ConsumerHealth {
     const { engine } = this
@@ -257,12 +137,12 @@ class Running {
           ? "draining"
           : problem !== undefined
             ? "unreachable"
-            : this.stalled
+            : this.stallWatch.stalled
               ? "stalled"
               : engine.paused
                 ? "paused"
                 : "consuming"
-    return { status, problem, sinceTaken: engine.now() - this.takenAt }
+    return { status, problem, sinceTaken: engine.now() - this.connection.takenAt }
   }
 
   face(pool: WorkerPool): RunningConsumer {
@@ -270,12 +150,12 @@ class Running {
     const { shutdownDeadline } = this.parts.settings
     const pause = Effect.suspend(() => {
       engine.paused = true
-      return Effect.andThen(pool.pause, this.tellCredit)
+      return Effect.andThen(pool.pause, this.connection.tellCredit)
     })
     const resume = Effect.suspend(() => {
       engine.paused = false
       engine.room.openUnsafe()
-      return Effect.andThen(pool.resume, this.tellCredit)
+      return Effect.andThen(pool.resume, this.connection.tellCredit)
     })
     return {
       topic: engine.work.topic,
@@ -284,8 +164,18 @@ class Running {
       health: Effect.sync(() => this.health()),
       pause,
       resume,
-      resize: pool.resize,
-      drain: (options) => this.drain(toMillis(options?.deadline) ?? shutdownDeadline),
+      resize: (concurrency) =>
+        Effect.map(pool.resize(concurrency), () => {
+          engine.concurrency = concurrency
+          engine.room.openUnsafe()
+        }),
+      drain: (options) =>
+        Effect.withFiber((fiber) => {
+          const problem = drainProblem(options?.deadline, engine.handles(fiber))
+          return problem === undefined
+            ? this.drain(toMillis(options?.deadline) ?? shutdownDeadline)
+            : Effect.die(new InvalidOption({ operation: `drain of consumer ${engine.name}`, problem }))
+        }),
       stopped: Effect.flatMap(Deferred.await(this.ended), (report) =>
         this.stoppedBy === undefined
           ? Effect.succeed(report)
@@ -295,15 +185,17 @@ class Running {
   }
 }
 
+const drainProblem = (deadline: unknown, isOwnHandler: boolean): string | undefined => {
+  if (isOwnHandler) return "its own handler would wait for itself; fork it: Effect.forkDetach(consumer.drain())"
+  return deadline === undefined || toMillis(deadline) !== undefined ? undefined : durationProblem("deadline", deadline)
+}
+
 /** Opens a consumer that closes with the scope. */
 export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.gen(function* () {
-      const { driver, settings, work } = parts
+      const { settings, work } = parts
       const { topic, group } = work
-      // A group that begins in the past is made by its subscription, which knows where it begins.
-      const groups = settings.replay === undefined ? [group] : []
-      yield* restore(driver.declare({ topic, groups }))
       const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
         name: `${topic}/${group}`,
         concurrency: settings.concurrency,
@@ -313,7 +205,7 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
         shutdownGrace: settings.shutdownGrace,
         silent: true
       })
-      const subscribed = yield* restore(subscribe(parts))
+      const subscribed = yield* subscribe(parts, restore)
       const clock = yield* Clock.Clock
       const registry = yield* Registry
       const { subscription } = subscribed

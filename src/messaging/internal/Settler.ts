@@ -3,9 +3,9 @@
  */
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
+import type { BrokerError } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Settled, Settlement, Subscription } from "../Driver.ts"
-import { untilItWorks } from "./backoff.ts"
 import type { Held } from "./Held.ts"
 import type { Lane } from "./Lanes.ts"
 
@@ -17,6 +17,9 @@ export interface Settling {
   /** The lane that waits for the answer, where it is given back. */
   readonly lane: Lane | undefined
 }
+
+type Settle = () => Effect.Effect<ReadonlyArray<Settled>, BrokerError>
+type Insist = (settle: Settle) => Effect.Effect<ReadonlyArray<Settled>>
 
 /** Most settlements in one call. */
 const mostAtOnce = 1000
@@ -30,16 +33,21 @@ export class Settler {
   readonly idle = Latch.makeUnsafe(true)
   private readonly answered: (settling: Settling, answer: Settled) => void
   private readonly subscription: () => Subscription
-  private readonly onTrouble: (error: unknown) => Effect.Effect<void>
+  private readonly insist: Insist
+  private readonly now: () => number
+  /** Since when the broker owes an answer. */
+  askedAt: number | undefined = undefined
 
   constructor(
     subscription: () => Subscription,
     answered: (settling: Settling, answer: Settled) => void,
-    onTrouble: (error: unknown) => Effect.Effect<void>
+    insist: Insist,
+    now: () => number
   ) {
     this.subscription = subscription
     this.answered = answered
-    this.onTrouble = onTrouble
+    this.insist = insist
+    this.now = now
   }
 
   add(settling: Settling): void {
@@ -68,15 +76,14 @@ export class Settler {
   private readonly settleSome: Effect.Effect<void> = Effect.suspend(() => {
     const batch = this.waiting.length <= mostAtOnce ? this.waiting.splice(0) : this.waiting.splice(0, mostAtOnce)
     this.inFlight = batch
-    return Effect.suspend(() => this.subscription().settle(batch.map(({ settlement }) => settlement))).pipe(
-      Effect.tapError((error) => this.onTrouble(error)),
-      Effect.retry(untilItWorks),
-      Effect.map((answers) => {
-        this.inFlight = []
-        batch.forEach((settling, i) => this.answered(settling, answers[i] ?? "Lost"))
-      }),
-      // The schedule never ends.
-      Effect.orDie
-    )
+    const settle = () => {
+      this.askedAt = this.now()
+      return this.subscription().settle(batch.map(({ settlement }) => settlement))
+    }
+    return Effect.map(this.insist(settle), (answers) => {
+      this.askedAt = undefined
+      this.inFlight = []
+      batch.forEach((settling, i) => this.answered(settling, answers[i] ?? "Lost"))
+    })
   })
 }

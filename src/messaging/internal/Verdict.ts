@@ -16,6 +16,7 @@ import { thisProcess } from "../Source.ts"
 import type { Undecodable, UnknownVersion } from "../TopicError.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { retryWithBackoff } from "./ConsumerSettings.ts"
+import { decisionProblem } from "./decisionProblem.ts"
 
 /** How one attempt at a message ended. */
 export type Attempt =
@@ -42,11 +43,14 @@ export interface Decisions {
 }
 type OnAnyError = (error: never, message: Envelope) => Decision
 
-/** Longest history in bytes of its JSON, roughly; the oldest attempts are left out. */
+/** A hundred years in milliseconds: what is to come later never comes, and few brokers can count so far. */
+const longestDelay = 100 * 365 * 24 * 3_600_000
+
+/** Longest history in bytes of its JSON; the oldest attempts are left out. */
 const mostHistory = 8_000
-/** Longest text of one failed attempt. */
+/** Longest text of one failed attempt in bytes. */
 const mostText = 1_000
-/** Longest cause of a dead letter. */
+/** Longest cause of a dead letter in bytes. */
 const mostCause = 4_000
 
 const acknowledge: Verdict = { _tag: "Acknowledge" }
@@ -68,7 +72,9 @@ export const judge = (
         settings,
         envelope,
         { tag: "Timeout", text: problem, reason: "timeout" },
-        safely(decisions.onTimeout, (onTimeout) => (typeof onTimeout === "function" ? onTimeout(envelope) : onTimeout))
+        safely("onTimeout", decisions.onTimeout, (onTimeout) =>
+          typeof onTimeout === "function" ? onTimeout(envelope) : onTimeout
+        )
       )
     }
     case "NotDecoded": {
@@ -109,12 +115,15 @@ const judgeFailure = (
   // A defect beside a failure is the worse news.
   if (failed === undefined || Cause.hasDies(cause)) return judgeDefect(settings, decisions, envelope, cause)
   const error = failed.error
-  const chosen = safely(decisions.onError, (onError) => {
+  const chosen = safely("onError", decisions.onError, (onError) => {
     const decide = typeof onError === "function" ? onError : onError[tagOf(error) ?? ""]
     // The type of the option has matched the error with its decision.
     return typeof decide === "function" ? decide(error as never, envelope) : decide
   })
-  if (chosen._tag === "Died") return judgeDefect(settings, decisions, envelope, Cause.die(chosen.defect))
+  // Both are told: what onError made of the error, and the error.
+  if (chosen._tag === "Died") {
+    return judgeDefect(settings, decisions, envelope, Cause.combine(Cause.die(chosen.defect), cause))
+  }
   return carryOut(
     settings,
     envelope,
@@ -123,6 +132,10 @@ const judgeFailure = (
   )
 }
 
+/** The defects and interruptions of a cause; `onDefect` is promised nothing else. */
+const withoutFailures = (cause: Cause.Cause<unknown>): Cause.Cause<never> =>
+  Cause.fromReasons(cause.reasons.filter((reason) => !Cause.isFailReason(reason)))
+
 const judgeDefect = (
   settings: ConsumerSettings,
   decisions: Decisions,
@@ -130,11 +143,15 @@ const judgeDefect = (
   cause: Cause.Cause<unknown>
 ): Effect.Effect<Verdict> => {
   const text = Cause.hasDies(cause) ? Cause.pretty(cause) : "the handler interrupted itself"
-  const chosen = safely(decisions.onDefect, (onDefect) =>
-    // What is left of the cause are defects and interruptions.
-    typeof onDefect === "function" ? onDefect(cause as Cause.Cause<never>, envelope) : onDefect
+  const chosen = safely("onDefect", decisions.onDefect, (onDefect) =>
+    typeof onDefect === "function" ? onDefect(withoutFailures(cause), envelope) : onDefect
   )
-  return carryOut(settings, envelope, { tag: "Defect", text, reason: "defect" }, chosen)
+  // Defects are bugs, and nobody waits for this one.
+  const told = Effect.logError(
+    `Message ${envelope.id} of ${envelope.topic}/${settings.group}: its handler died at attempt ${envelope.attempt}`,
+    cause
+  )
+  return Effect.andThen(told, carryOut(settings, envelope, { tag: "Defect", text, reason: "defect" }, chosen))
 }
 
 type Chosen =
@@ -142,21 +159,18 @@ type Chosen =
   | { readonly _tag: "Died"; readonly defect: unknown }
 
 /** Calls the program's own function, which may throw or answer nonsense where the types were not minded. */
-const safely = <F>(option: F | undefined, call: (option: F) => Decision | undefined): Chosen => {
+const safely = <F>(name: string, option: F | undefined, call: (option: F) => Decision | undefined): Chosen => {
   if (option === undefined) return { _tag: "Chosen", decision: undefined }
   try {
     const decision = call(option)
-    return isDecision(decision)
+    const problem = decisionProblem(decision)
+    return problem === undefined
       ? { _tag: "Chosen", decision }
-      : { _tag: "Died", defect: new Error(`it answered no decision, but ${String(decision)}`) }
+      : { _tag: "Died", defect: new Error(`what ${name} answered cannot be done: ${problem}`) }
   } catch (defect) {
     return { _tag: "Died", defect }
   }
 }
-
-const tags = new Set(["Retry", "Delay", "DeadLetter", "Drop"])
-const isDecision = (value: unknown): value is Decision =>
-  typeof value === "object" && value !== null && "_tag" in value && tags.has(String(value._tag))
 
 /** Turns a decision into a verdict: a schedule into a delay or the end, by the attempts made so far. */
 const carryOut = (
@@ -174,7 +188,7 @@ const carryOut = (
       return deadLetter(envelope, { ...failure, reason: failure.reason === "exhausted" ? "decision" : failure.reason })
     case "Delay": {
       const delay = toMillis(decision.duration)
-      return delay === undefined || envelope.attempt >= settings.maxAttempts
+      return delay === undefined || delay > longestDelay || envelope.attempt >= settings.maxAttempts
         ? deadLetter(envelope, failure)
         : again(envelope, failure, Math.max(0, delay))
     }
@@ -183,7 +197,9 @@ const carryOut = (
         const now = yield* Clock.currentTimeMillis
         const delay =
           envelope.attempt >= settings.maxAttempts ? undefined : yield* delayOf(decision.schedule, envelope, now)
-        return yield* delay === undefined ? deadLetter(envelope, failure) : again(envelope, failure, delay)
+        return yield* delay === undefined || delay > longestDelay
+          ? deadLetter(envelope, failure)
+          : again(envelope, failure, delay)
       })
   }
 }
@@ -244,18 +260,31 @@ const historyWith = (envelope: Envelope, failure: Failure, now: number): History
   let first = attempts.length
   while (first > 0) {
     const one = attempts[first - 1]
-    size += (one?.message.length ?? 0) + (one?.tag.length ?? 0) + 100
+    size += Buffer.byteLength(JSON.stringify(one))
     if (size > mostHistory && first < attempts.length) break
     first--
   }
   return { firstFailedAt: firstFailureOf(envelope, now), attempts: attempts.slice(first) }
 }
 
+/** The letter with as little as can be said, for a broker that takes no more: when, where, why. */
+export const terse = (envelope: Envelope): Envelope => ({
+  ...envelope,
+  history: undefined,
+  death: envelope.death && { ...envelope.death, cause: shorten(envelope.death.cause, 200) }
+})
+
 /** A replayed message begins anew, although its history goes on. */
 const firstFailureOf = (envelope: Envelope, now: number): number =>
   envelope.attempt === 1 ? now : (envelope.history?.firstFailedAt ?? now)
 
-const shorten = (text: string, most: number): string => (text.length <= most ? text : `${text.slice(0, most - 1)}…`)
+/** At most so many bytes of UTF-8, and no half of a character: there are brokers that refuse those. */
+const shorten = (text: string, most: number): string => {
+  const whole = text.toWellFormed()
+  if (Buffer.byteLength(whole) <= most) return whole
+  const { read } = new TextEncoder().encodeInto(whole, new Uint8Array(most - 3))
+  return `${whole.slice(0, read)}…`
+}
 
 const tagOf = (error: unknown): string | undefined =>
   typeof error === "object" && error !== null && "_tag" in error && typeof error._tag === "string"

@@ -3,17 +3,14 @@ import * as Effect from "effect/Effect"
 import type { BrokerError } from "../BrokerError.ts"
 import type { Driver, Topology } from "../Driver.ts"
 
-const declared = new WeakMap<Driver, Map<string, Topology>>()
+const declared = new WeakMap<Driver, WeakSet<Topology>>()
 
 /** Several first uses at the same time may each declare it, which changes nothing. */
 export const declareOnce = (driver: Driver, topology: Topology): Effect.Effect<void, BrokerError> => {
-  const topics = declared.get(driver)
-  if (topics?.get(topology.topic) === topology) return Effect.void
-  return Effect.tap(driver.declare(topology), () =>
-    Effect.sync(() => {
-      const topics = declared.get(driver) ?? new Map<string, Topology>()
-      topics.set(topology.topic, topology)
-      declared.set(driver, topics)
-    })
-  )
+  if (declared.get(driver)?.has(topology)) return Effect.void
+  return Effect.map(driver.declare(topology), (answer) => {
+    if (answer === "provisional") return
+    const done = declared.get(driver) ?? new WeakSet()
+    declared.set(driver, done.add(topology))
+  })
 }

@@ -1,4 +1,4 @@
-/** Which headers a publisher may set by itself. */
+/** What a publisher may say of a message by itself. JavaScript callers come here too. */
 
 const reserved = /^(ce[_:-]|millrace|cloudevents)/i
 const traceContext = new Set(["traceparent", "tracestate", "content-type"])
@@ -10,8 +10,13 @@ export const invalidHeader = (headers: Readonly<Record<string, string>>): string
     if (reserved.test(name) || traceContext.has(name.toLowerCase())) {
       return `header "${name}" is reserved for the envelope; choose another name`
     }
-    // JavaScript callers come here too.
     if (typeof value !== "string") return `header "${name}" must be a string, got ${typeof value}`
   }
   return undefined
+}
+
+/** What is wrong with the names of a message, as a sentence; `undefined` where nothing is. */
+export const invalidName = (id: unknown, key: unknown): string | undefined => {
+  if (typeof id !== "string" || id === "") return `its id must be a string that is not empty, got ${JSON.stringify(id)}`
+  return key === undefined || typeof key === "string" ? undefined : `its key must be a string, got ${typeof key}`
 }

@@ -1,7 +1,12 @@
 /** The conformance suite against a real RabbitMQ: in calm, with faults, with outages, and with classic queues. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { it } from "@effect/vitest"
 import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { DeadLetters } from "millrace"
 import { RabbitMq } from "millrace/rabbitmq"
+import { Sqlite } from "millrace/sqlite"
 import type { Fixture } from "millrace/testing"
 import { brokerConformance, FaultyBroker } from "millrace/testing"
 import { afterAll, beforeAll } from "vitest"
@@ -15,6 +20,8 @@ describeWith("rabbitmq", (rabbitmq) => {
   beforeAll(async () => {
     way = await Effect.runPromise(Scope.provide(proxied(url), scope))
   })
+  const folder = mkdtempSync(join(tmpdir(), "millrace-rabbitmq-"))
+  afterAll(() => rmSync(folder, { recursive: true, force: true }))
   afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
 
   const quorum: Fixture = {
@@ -61,6 +68,13 @@ describeWith("rabbitmq", (rabbitmq) => {
     }
   }
   suite("quorum", outages)
+  suite("with letters beside it", {
+    ...quorum,
+    layer: Layer.unwrap(
+      Effect.sync(() => DeadLetters.emulate(RabbitMq.layer({ url }), Sqlite.layer({ filename: join(folder, "l.db") })))
+    ),
+    abilities: { ...quorum.abilities, browse: "emulated" }
+  })
   suite("classic", classic)
   suite("with faults", { ...quorum, layer: faulty.layer(quorum.layer), calm: false })
 })

@@ -139,6 +139,28 @@ describeWith("rabbitmq", (rabbitmq) => {
   )
 
   test(
+    "a consumer that closes right after its last message has acknowledged it",
+    Effect.gen(function* () {
+      const { broker, topic } = yield* topicWith(0)
+      for (let round = 0; round < 5; round++) {
+        yield* broker.publish(Array.from({ length: 2000 }, (_, n) => send(topic, `m${n}`)))
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const subscription = yield* subscribe(broker, { topic })
+            for (let left = 2000; left > 0; ) {
+              const some = yield* subscription.take(7, 1e9)
+              // One by one, and never all before it: each is a frame of its own.
+              for (const delivery of some.toReversed()) yield* acknowledge(subscription, [delivery])
+              left -= some.length
+            }
+          })
+        )
+        assert.strictEqual((yield* broker.backlog({ topic, group: "g" })).waiting, 0)
+      }
+    })
+  )
+
+  test(
     "without credit nothing is kept from the other members",
     Effect.gen(function* () {
       const { broker, topic } = yield* topicWith(20)

@@ -1,8 +1,8 @@
-/** Topics of a program whose first publish is inside a transaction, where nothing can be declared. */
+/** Topics of a program whose first publish is inside a transaction, which declares them with it. */
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Schema } from "effect"
 import { SqlClient } from "effect/sql"
-import { Consumer, Topic } from "millrace"
+import { Broker, Consumer, Topic } from "millrace"
 import { Sqlite } from "millrace/sqlite"
 import { filename } from "./support.ts"
 
@@ -29,12 +29,20 @@ describe("the first publish inside of sql.withTransaction", () => {
     )
   )
 
-  it.live("works where the topic was declared, and else says what to do", () =>
+  it.live("keeps its messages for the groups of the topic, and for none where it is rolled back", () =>
     onFile(
       Effect.gen(function* () {
-        assert.include(String(yield* Effect.exit(publish)), "Call it after the transaction")
-        yield* Orders.declare
-        assert.isFalse((yield* publish).duplicate)
+        const sql = yield* SqlClient.SqlClient
+        const driver = yield* Broker.Broker
+        const rolledBack = yield* Effect.flip(
+          sql.withTransaction(Effect.andThen(Orders.publish("o-0"), Effect.fail("no")))
+        )
+        assert.strictEqual(rolledBack, "no")
+        assert.deepStrictEqual(yield* driver.groups("orders"), [])
+        yield* publish
+        yield* publish
+        assert.deepStrictEqual(yield* driver.groups("orders"), ["sms"])
+        assert.strictEqual((yield* driver.backlog({ topic: "orders", group: "sms" })).waiting, 2)
       })
     )
   )

@@ -105,7 +105,6 @@ describe("publishing inside sql.withTransaction", () => {
             acknowledge(subscription, taken),
             subscription.renew(taken),
             take(subscription),
-            driver.declare({ topic: "t", groups: ["h"] }),
             driver.removeGroup({ topic: "t", group: "g" }),
             Effect.scoped(subscribe(driver, { group: "i" })),
             driver.deadLetters?.remove({ topic: "t", group: "g" }, ["1"]) ?? Effect.void,

@@ -10,6 +10,8 @@ import { Group } from "./Group.ts"
 import { rejected } from "./rejected.ts"
 
 interface Topic {
+  /** Whether somebody has subscribed, ever: until then what is retained is nobody's. */
+  claimed: boolean
   readonly groups: Map<string, Group>
   /** The latest messages, for groups that begin in the past. */
   readonly retained: Array<Arrival>
@@ -34,18 +36,23 @@ export class Store {
   private sequence = 0
 
   declare({ groups, topic }: Topology): void {
-    const { groups: known } = this.topic(topic)
-    for (const name of groups) if (!known.has(name)) known.set(name, new Group())
+    // Those that come first come together, and each of them gets what was kept.
+    const first = !this.topic(topic).claimed
+    for (const name of groups) this.group(topic, name, () => first)
   }
 
   /** The group, made where it does not exist: with the messages of before that `from` accepts. */
   group(topic: string, name: string, from: (arrival: Arrival) => boolean): Group {
-    const { groups, retained } = this.topic(topic)
+    const found = this.topic(topic)
+    const { groups, retained } = found
     const known = groups.get(name)
     if (known !== undefined) return known
+    // What was published before anybody subscribed belongs to the first who does, wherever it begins.
+    const first = !found.claimed
+    found.claimed = true
     const group = new Group()
     groups.set(name, group)
-    for (const arrival of retained) if (from(arrival)) group.add(arrival)
+    for (const arrival of retained) if (first || from(arrival)) group.add(arrival)
     return group
   }
 
@@ -141,7 +148,7 @@ export class Store {
   }
 
   private topic(name: string): Topic {
-    return getOrMake(this.topics, name, () => ({ groups: new Map(), retained: [], ids: new Map() }))
+    return getOrMake(this.topics, name, () => ({ claimed: false, groups: new Map(), retained: [], ids: new Map() }))
   }
 
   private lettersOf(topic: string, group: string): Letters {

@@ -21,6 +21,12 @@ import type { Settings } from "./Settings.ts"
 import type { Topology } from "./Topology.ts"
 import { deliveriesOf, messageOf } from "./Wire.ts"
 
+/**
+ * Milliseconds before a channel is closed. The server drops acknowledgements that it has not yet passed on to a quorum queue
+ * with their channel, and delivers those messages again.
+ */
+const passedOn = 100
+
 /** Whether somebody has it, to whom its loss is news. */
 const isHandedOver = ({ state }: RabbitDelivery): boolean => state === "held" || state === "abandoned"
 const sessionOf = ({ session }: RabbitDelivery): Session => session
@@ -174,6 +180,8 @@ export class Consumption {
     const ends = this.now() + acknowledgementTimeout - Math.min(60_000, acknowledgementTimeout / 10)
     const delivery = new RabbitDelivery(session, source, message, deliveriesOf(source, quorum), ends)
     session.unsettled.set(source.fields.deliveryTag, delivery)
+    // It comes before the answer to the request to consume is heard.
+    this.problem = undefined
     this.buffer.push(delivery)
     this.wake()
   }
@@ -339,18 +347,22 @@ export class Consumption {
     return Effect.gen({ self: this }, function* () {
       Queue.endUnsafe(this.lostDeliveries)
       if (session === undefined || !session.isOpen) return
+      yield* Effect.timeoutOption(
+        Effect.promise(() => session.setCredit(0).catch(() => undefined)),
+        "2 seconds"
+      )
       yield* Effect.timeoutOption(this.retried, "5 seconds")
-      const unsettled = [...session.unsettled.values()]
-      const kept = unsettled.filter(({ state }) => state === "abandoned")
-      const close =
-        kept.length === 0
-          ? Effect.promise(() => session.channel.close().catch(() => undefined))
-          : Effect.promise(async () => {
-              await session.setCredit(0).catch(() => undefined)
-              session.release([...session.unsettled.values()].filter(({ state }) => state !== "abandoned"))
-            })
-      yield* Effect.timeoutOption(close, "2 seconds")
-      for (const delivery of unsettled) if (delivery.state !== "abandoned") delivery.state = "lost"
+      const left = [...session.unsettled.values()].filter(({ state }) => state !== "abandoned")
+      session.release(left)
+      for (const delivery of left) delivery.state = "lost"
+      if (this.parts.settings.queueType === "quorum") yield* Effect.sleep(passedOn)
+      // What is abandoned goes back with its channel, so that stays as long as the connection.
+      if (session.unsettled.size === 0) {
+        yield* Effect.timeoutOption(
+          Effect.promise(() => session.channel.close().catch(() => undefined)),
+          "2 seconds"
+        )
+      }
       session.reason ??= "the subscription is closed"
     })
   })

@@ -10,6 +10,7 @@
 type Values = Readonly<Record<string, unknown>>
 type Headers = Readonly<Record<string, string>>
 
+const none: Headers = {}
 const originals = new WeakMap<Headers, Values>()
 const decoder = new TextDecoder("utf-8", { fatal: true })
 
@@ -56,6 +57,7 @@ const typedOf = (type: unknown, value: unknown): unknown => {
 
 /** The headers of an envelope, from those values of a message that are free. */
 export const headersOf = (values: Values, names: ReadonlyArray<string>): Headers => {
+  if (names.length === 0) return none
   const headers: Record<string, string> = {}
   let typed = false
   for (const name of names) {
@@ -68,7 +70,7 @@ export const headersOf = (values: Values, names: ReadonlyArray<string>): Headers
 }
 
 /** The values of headers that came with a message, as they came; of others their text. */
-export const valuesOf = (headers: Headers): Values => originals.get(headers) ?? headers
+export const valuesOf = (headers: Headers): Values => (headers === none ? none : (originals.get(headers) ?? headers))
 
 /** What is wrong with a header, as a sentence; `undefined` where nothing is. */
 export const headerProblem = (headers: Headers): string | undefined => {

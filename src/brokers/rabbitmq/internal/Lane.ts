@@ -27,9 +27,12 @@ export interface Item {
   state: "waiting" | "sent" | "ended"
   /** The server had no queue for it. */
   returned: boolean
-  /** It came back once, and what was missing was declared. */
-  again: boolean
+  /** How often it was sent again. */
+  again: number
 }
+
+/** No queue would have it; or one of them could not take it now. */
+export type Trouble = "Returned" | "Refused"
 
 /** What a lane is a part of. */
 export interface Traffic {
@@ -37,7 +40,7 @@ export interface Traffic {
   readonly hasRoom: (bytes: number) => boolean
   readonly sent: (item: Item) => void
   /** The server has answered for a message that was sent, or never will. */
-  readonly answered: (item: Item, answer: Published | "Returned") => void
+  readonly answered: (item: Item, answer: Published | Trouble) => void
   /** Before the first message of a channel: declares what this process has declared of the exchange. */
   readonly prepare: (channel: ConfirmChannel, exchange: string) => Promise<void>
   /** There may be something to do. */
@@ -98,6 +101,7 @@ export class Lane {
       if (!this.opening) void this.open(connection)
       return false
     }
+    connection.gather()
     for (let count = 0; count < atOnce; count++) {
       const item = this.waiting[this.head]
       if (item === undefined) break
@@ -135,15 +139,12 @@ export class Lane {
     return true
   }
 
-  private end(item: Item, answer: Published | "Returned"): void {
+  private end(item: Item, answer: Published | Trouble): void {
     if (this.unconfirmed.delete(item)) this.traffic.answered(item, answer)
   }
 
   private failed(channel: ConfirmChannel, item: Item, error: unknown): void {
-    if (textOf(error) === "message nacked") {
-      const detail = "the server refused it: a queue is full, or could not store it"
-      return this.end(item, { _tag: "Failed", error: rejected(item.about, "Full", detail) })
-    }
+    if (textOf(error) === "message nacked") return this.end(item, "Refused")
     // The channel was closed. Why, the connection says later in this turn of the event loop, if it is the cause.
     if (this.channel === channel) this.channel = undefined
   }

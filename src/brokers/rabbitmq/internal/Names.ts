@@ -16,9 +16,19 @@ export const retryQueueOf = ({ group, topic }: Group, range: number): string =>
 export const delayQueueOf = (topic: string, range: number): string =>
   derivedName(rules, [topic, "", "delay", String(range)])
 
+/** Names found good, since those of each message are looked at. A program has some; foreign ones may be many. */
+const good = new Set<string>()
+const mostGood = 10_000
+
 /** The error of a name that this broker cannot have. */
 export const invalidName = (operation: string, topic: string, group?: string): BrokerError | undefined => {
+  // Good names contain no line breaks.
+  const both = group === undefined ? topic : `${topic}\n${group}`
+  if (good.has(both)) return undefined
   const problem =
     nameProblem(rules, "topic", topic) ?? (group === undefined ? undefined : nameProblem(rules, "group", group))
-  return problem === undefined ? undefined : rejected({ operation, topic }, "InvalidName", problem)
+  if (problem !== undefined) return rejected({ operation, topic }, "InvalidName", problem)
+  if (good.size >= mostGood) good.clear()
+  good.add(both)
+  return undefined
 }

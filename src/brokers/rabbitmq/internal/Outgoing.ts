@@ -77,7 +77,7 @@ const makeItem = (
   about,
   id: envelope.id,
   ...way,
-  content: Buffer.from(body.buffer, body.byteOffset, body.byteLength),
+  content: Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength),
   properties: propertiesOf(envelope, {
     expiration: delay > 0 ? Math.ceil(delay) : undefined,
     priority: priority === undefined ? undefined : Math.max(0, Math.min(settings.priorities ?? 0, Math.floor(priority)))
@@ -86,7 +86,7 @@ const makeItem = (
   since: Date.now(),
   state: "waiting",
   returned: false,
-  again: false
+  again: 0
 })
 
 const wayOf = (topology: Topology, { destination }: OutgoingMessage, delay: number): Way => {

@@ -7,7 +7,7 @@
 import type { ConfirmChannel } from "amqplib"
 import type { Published } from "../../../messaging/Driver.ts"
 import { rejected, unavailable } from "./errors.ts"
-import type { Item, Traffic } from "./Lane.ts"
+import type { Item, Traffic, Trouble } from "./Lane.ts"
 import { Lane } from "./Lane.ts"
 import type { Link } from "./Link.ts"
 import { layerClosed } from "./Link.ts"
@@ -21,6 +21,9 @@ export interface Declare {
   /** Declares again what this process has declared of the topic. */
   readonly restore: (item: Item) => Promise<void>
 }
+
+/** Milliseconds before a message that was refused is sent again, each time. */
+const pauses = [50, 250]
 
 export class Publisher implements Traffic {
   /** Sent and not confirmed. */
@@ -119,10 +122,11 @@ export class Publisher implements Traffic {
     this.unconfirmedBytes += item.content.byteLength
   }
 
-  readonly answered = (item: Item, answer: Published | "Returned"): void => {
+  readonly answered = (item: Item, answer: Published | Trouble): void => {
     this.unconfirmed--
     this.unconfirmedBytes -= item.content.byteLength
     if (answer === "Returned") this.cameBack(item)
+    else if (answer === "Refused") this.refused(item)
     else this.end(item, answer)
     if (this.ready.size > 0) this.wake()
   }
@@ -139,14 +143,29 @@ export class Publisher implements Traffic {
   private cameBack(item: Item): void {
     const { queue } = item
     const known = queue !== undefined || (item.exchange !== "" && this.topology.knowsGroups(item.exchange))
-    if (item.again || !known) return this.end(item, { _tag: "Failed", error: noGroup(item) })
-    item.again = true
+    if (item.again > 0 || !known) return this.end(item, { _tag: "Failed", error: noGroup(item) })
+    item.again++
     item.returned = false
     item.state = "waiting"
     if (queue !== undefined) {
       this.topology.forgetQueue(queue.name)
       this.submit(item)
     } else this.after(this.declare.restore(item), item)
+  }
+
+  /**
+   * One of its queues could not take it: it is full, or was being made, moved or deleted, which is soon over. Whether the others
+   * have it is not known.
+   */
+  private refused(item: Item): void {
+    const pause = pauses[item.again]
+    if (pause === undefined) {
+      const detail = "the server could not store it in each of its queues; one may be full. Others may have it"
+      return this.end(item, { _tag: "Failed", error: unavailable(item.about, detail) })
+    }
+    item.again++
+    item.state = "waiting"
+    setTimeout(() => this.enqueue(item), pause)
   }
 
   /** Those that have waited for a connection for too long. */

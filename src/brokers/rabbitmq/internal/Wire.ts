@@ -12,6 +12,19 @@ const prefix = "cloudEvents:"
 /** Some clients cannot have colons in names; the binding allows for that. */
 const otherPrefix = "cloudEvents_"
 
+/** The names of attributes with their prefix, each made once. */
+const prefixed = (prefix: string): ((name: string) => string) => {
+  const known = new Map<string, string>()
+  return (name) => {
+    const found = known.get(name)
+    if (found !== undefined) return found
+    known.set(name, prefix + name)
+    return prefix + name
+  }
+}
+const header = prefixed(prefix)
+const otherHeader = prefixed(otherPrefix)
+
 /** AMQP's short strings have at most 255 bytes. What is longer stands in its header alone. */
 const short = (value: string): string | undefined =>
   value.length <= 63 || Buffer.byteLength(value) <= 255 ? value : undefined
@@ -21,16 +34,16 @@ export const propertiesOf = (
   envelope: Envelope,
   extra: { readonly expiration?: number | undefined; readonly priority?: number | undefined }
 ): Options.Publish => {
-  // Without a prototype, so that any name is only a name.
-  const headers: Record<string, unknown> = Object.create(null)
-  const values = valuesOf(envelope.headers)
-  for (const name in values) headers[name] = values[name]
+  // The one name that would not be one is no header: see `isServerHeader`.
+  const headers: Record<string, unknown> = {}
   writeAttributes(envelope, (name, value) => {
-    headers[prefix + name] = value
+    headers[header(name)] = value
   })
+  const values = valuesOf(envelope.headers)
+  for (const name in values) if (!name.startsWith(prefix)) headers[name] = values[name]
   const { contentType, correlationId, traceparent, tracestate } = envelope
   const type = short(contentType)
-  if (type === undefined) headers[`${prefix}datacontenttype`] = contentType
+  if (type === undefined) headers[header("datacontenttype")] = contentType
   if (traceparent !== undefined) headers.traceparent = traceparent
   if (tracestate !== undefined) headers.tracestate = tracestate
   const properties: Options.Publish = {
@@ -64,7 +77,7 @@ const seconds = (millis: number): number => {
 
 /** The id that a message was published under, for telling which one came back. */
 export const idOf = ({ properties }: Message): string => {
-  const value = properties.headers?.[`${prefix}id`]
+  const value = properties.headers?.[header("id")]
   return value === undefined ? (text(properties.messageId) ?? "") : textOfValue(value)
 }
 
@@ -75,13 +88,18 @@ export const messageOf = (message: Message, topic: string, id: () => string): Ra
   const { content, properties } = message
   const values: Readonly<Record<string, unknown>> = properties.headers ?? {}
   const free: Array<string> = []
-  for (const name of Object.keys(values)) {
-    if (name.startsWith(prefix) || name.startsWith(otherPrefix)) continue
+  let others = false
+  for (const name in values) {
+    if (name.startsWith(prefix)) continue
+    if (name.startsWith(otherPrefix)) {
+      others = true
+      continue
+    }
     if (name === "traceparent" || name === "tracestate" || isServerHeader(name)) continue
     free.push(name)
   }
   const get = (name: string): string | undefined => {
-    const value = values[prefix + name] ?? values[otherPrefix + name]
+    const value = values[header(name)] ?? (others ? values[otherHeader(name)] : undefined)
     return value === undefined ? undefined : textOfValue(value)
   }
   const plain = (name: string): string | undefined => {

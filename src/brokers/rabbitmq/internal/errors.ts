@@ -25,10 +25,10 @@ export const unavailable = (about: About, detail: string, cause?: unknown): Brok
   })
 
 /** The reply code of the server, from errors of channels and from those of the handshake, which have it in their text alone. */
-const replyCode = (error: unknown): number | undefined => {
+export const replyCode = (error: unknown): number | undefined => {
   if (typeof error !== "object" || error === null) return undefined
   if ("code" in error && typeof error.code === "number") return error.code
-  const match = /: (\d{3}) \([A-Z-]+\)/.exec(textOf(error))
+  const match = error instanceof Error ? /: (\d{3}) \([A-Z-]+\)/.exec(error.message) : null
   return match === null ? undefined : Number(match[1])
 }
 

@@ -4,7 +4,7 @@
  * `node:sqlite` is synchronous: a busy wait in C would stop every fiber of the process, lease renewal included. So the busy
  * timeout is 0, and those who meet a locked file wait in Effect.
  */
-import { statSync } from "node:fs"
+import { accessSync, constants, statSync } from "node:fs"
 import { resolve } from "node:path"
 import type { SQLInputValue, StatementSync } from "node:sqlite"
 import { DatabaseSync } from "node:sqlite"
@@ -55,6 +55,8 @@ export class Database {
       this.db.exec("PRAGMA cache_size = -16384")
       // What a burst has made of the WAL is given back when it has been written to the file.
       this.db.exec("PRAGMA journal_size_limit = 67108864")
+      // SQLite opens what it may only read, and says so at the first write.
+      accessSync(this.filename, constants.W_OK)
       this.identity = identityOf(this.filename)
     } catch (error) {
       this.db.close()

@@ -5,6 +5,7 @@
 import { hostname } from "node:os"
 import type { Done } from "effect/Cause"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
@@ -24,7 +25,7 @@ import { fromCause, isBusy, locked, moved, rejected, system } from "./Failure.ts
 import { FileClock } from "./FileClock.ts"
 import { migrate, version } from "./Migrations.ts"
 import type { BrokerSettings } from "./Options.ts"
-import { publish } from "./Publish.ts"
+import { publish, within } from "./Publish.ts"
 import { Pump } from "./Pump.ts"
 import { fromText } from "./Rows.ts"
 import { Store } from "./Store.ts"
@@ -150,12 +151,14 @@ export const open = (
       maxMessageBytes,
       declare: ({ groups, topic }) => {
         const about = { operation: "declare", topic }
-        return pump.outsideTransaction(
-          about,
-          pump.request(about, { weight: 1 + groups.length }, (store) => {
-            store.topic(topic)
-            ensureGroups(store, topic, groups)
-          })
+        const ensure = (store: Store) => {
+          store.topic(topic)
+          ensureGroups(store, topic, groups)
+        }
+        return Effect.withFiber((fiber) =>
+          Context.getOrUndefined(fiber.context, sql.transactionService) === undefined
+            ? pump.request(about, { weight: 1 + groups.length }, ensure)
+            : Effect.as(within({ pump, sql, inTransaction }, about, ensure), "provisional" as const)
         )
       },
       publish: publish({ pump, sql, inTransaction, maxMessageBytes }),

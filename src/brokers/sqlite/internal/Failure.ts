@@ -70,6 +70,7 @@ export const locked = (about: About, filename: string, millis: number, cause?: u
 export const fromCause = (about: About, filename: string, cause: unknown): BrokerError => {
   const code = codeOf(cause)
   const said = cause instanceof Error ? cause.message : String(cause)
+  if (isNoAccess(cause)) return denied(about, filename, said, cause)
   switch (code === undefined ? undefined : code & 0xff) {
     case Code.busy:
     case Code.locked:
@@ -98,12 +99,7 @@ export const fromCause = (about: About, filename: string, cause: unknown): Broke
     case Code.readonly:
     case Code.perm:
     case Code.auth:
-      return rejected(
-        about,
-        "Denied",
-        `${filename} cannot be written (${said}). This process needs write access to the file and to its folder, where SQLite keeps ${filename}-wal and ${filename}-shm.`,
-        cause
-      )
+      return denied(about, filename, said, cause)
     case Code.cantOpen:
       return cannotOpen(about, filename, said, cause)
     case Code.io:
@@ -118,6 +114,18 @@ export const fromCause = (about: About, filename: string, cause: unknown): Broke
       return rejected(about, "Refused", `${filename}: ${said}`, cause)
   }
 }
+
+/** What the file system says, where it was asked before SQLite. */
+const isNoAccess = (cause: unknown): boolean =>
+  cause instanceof Error && "code" in cause && (cause.code === "EACCES" || cause.code === "EROFS")
+
+const denied = (about: About, filename: string, said: string, cause: unknown): BrokerError =>
+  rejected(
+    about,
+    "Denied",
+    `${filename} cannot be written (${said}). This process needs write access to the file and to its folder, where SQLite keeps ${filename}-wal and ${filename}-shm.`,
+    cause
+  )
 
 const cannotOpen = (about: About, filename: string, said: string, cause: unknown): BrokerError => {
   const folder = dirname(filename)

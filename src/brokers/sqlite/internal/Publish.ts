@@ -162,33 +162,41 @@ const sendPiece =
 
 /** Written now, confirmed by the commit of the program, and gone with its rollback. */
 const sendWithin =
-  ({ inTransaction, pump, sql }: Publisher, _transaction: TransactionConnection.Service): Send =>
-  (about, messages) => {
-    const queues = new Set<number>()
-    const wake = Effect.sync(() => {
-      for (const queue of queues) pump.wake(queue)
-    })
-    const write = Effect.try({
-      try: () => {
-        const { database } = inTransaction
-        database.db.exec("SAVEPOINT millrace_publish")
-        try {
-          inTransaction.enter()
-          const answers = messages.map((message) => publishOne(inTransaction, message))
-          inTransaction.leave()
-          for (const queue of inTransaction.touched) queues.add(queue)
-          database.db.exec("RELEASE millrace_publish")
-          return answers
-        } catch (cause) {
-          if (database.db.isTransaction) database.db.exec("ROLLBACK TO millrace_publish; RELEASE millrace_publish")
-          throw cause
-        } finally {
-          // What was learned here is true only if the transaction is committed.
-          inTransaction.forget()
-        }
-      },
-      catch: (cause) => fromCause(about, inTransaction.database.filename, cause)
-    })
-    // First, because it dies where the transaction has already ended.
-    return Effect.andThen(sql.afterCommit(wake), write)
-  }
+  (publisher: Publisher, _transaction: TransactionConnection.Service): Send =>
+  (about, messages) =>
+    within(publisher, about, (store) => messages.map((message) => publishOne(store, message)))
+
+/** One step inside the open transaction of the program; consumers are woken by its commit. */
+export const within = <A>(
+  { inTransaction, pump, sql }: Pick<Publisher, "inTransaction" | "pump" | "sql">,
+  about: About,
+  step: (store: Store) => A
+): Effect.Effect<A, BrokerError> => {
+  const queues = new Set<number>()
+  const wake = Effect.sync(() => {
+    for (const queue of queues) pump.wake(queue)
+  })
+  const write = Effect.try({
+    try: () => {
+      const { database } = inTransaction
+      database.db.exec("SAVEPOINT millrace_step")
+      try {
+        inTransaction.enter()
+        const answer = step(inTransaction)
+        inTransaction.leave()
+        for (const queue of inTransaction.touched) queues.add(queue)
+        database.db.exec("RELEASE millrace_step")
+        return answer
+      } catch (cause) {
+        if (database.db.isTransaction) database.db.exec("ROLLBACK TO millrace_step; RELEASE millrace_step")
+        throw cause
+      } finally {
+        // What was learned here is true only if the transaction is committed.
+        inTransaction.forget()
+      }
+    },
+    catch: (cause) => fromCause(about, inTransaction.database.filename, cause)
+  })
+  // First, because it dies where the transaction has already ended.
+  return Effect.andThen(sql.afterCommit(wake), write)
+}

@@ -145,7 +145,7 @@ export class Pump {
             rejected(
               about,
               "Refused",
-              `Inside sql.withTransaction only publish works: "${about.operation}" would wait for the write lock that this transaction holds. Call it after the transaction.`
+              `Inside sql.withTransaction only publish and declare work: "${about.operation}" would wait for the write lock that this transaction holds. Call it after the transaction.`
             )
           )
     )

@@ -188,7 +188,8 @@ const withoutGroup: Spec = {
       }
       if (Result.isFailure(result)) return yield* fail(`it should be kept: ${result.failure.message}`, result.failure)
       const log = new Log()
-      yield* app.consume(topic, log.note, { group: "g", ...(env.can("replay") ? { replay: "earliest" } : {}) })
+      // The first group gets it, although it does not ask for the past: it would be nobody's else.
+      yield* app.consume(topic, log.note, { group: "g" })
       return yield* env.all(log, [result.success])
     })
 }
@@ -208,7 +209,8 @@ const delay: Spec = {
       const delayed = yield* Effect.forEach(delays, (delay, n) => app.publish(topic, { n, key: "k" }, { delay }))
       const ids = [...delayed, yield* app.publish(topic, { n: 9, key: "k" })]
       const report = yield* env.all(log, ids)
-      yield* checkEqual([...log.ids], [ids[3], ids[1], ids[2], ids[0]], "the order in which they came")
+      // A publish that has to be made again may come after a delay that is over.
+      if (env.calm) yield* checkEqual([...log.ids], [ids[3], ids[1], ids[2], ids[0]], "the order in which they came")
       for (const [index, delay] of delays.entries()) {
         const waited = (log.of(ids[index] ?? "")[0]?.at ?? 0) - before
         yield* check(waited >= delay - 2, `a message with a delay of ${delay} ms came after ${waited}`)

@@ -1,0 +1,210 @@
+/** The operations of the driver, put together from its parts. */
+import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as FiberMap from "effect/FiberMap"
+import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
+import { BrokerError } from "../../../messaging/BrokerError.ts"
+import type {
+  Delivery,
+  Driver,
+  OutgoingMessage,
+  Published,
+  SubscribeOptions,
+  Subscription,
+  Topology
+} from "../../../messaging/Driver.ts"
+import { Registry } from "../../../registry/Registry.ts"
+import { backlog, groups, removeGroup } from "./Admin.ts"
+import { Consumption, turnMillis } from "./Consumption.ts"
+import { Copies } from "./Copies.ts"
+import { connectOptions } from "./connectOptions.ts"
+import { errorOf, rejected, system } from "./errors.ts"
+import { Feed } from "./Feed.ts"
+import { invalidName, ownTopicOf } from "./Names.ts"
+import { itemOf } from "./Outgoing.ts"
+import { Parts } from "./Parts.ts"
+import type { Item } from "./Publisher.ts"
+import { entryOf } from "./registered.ts"
+import type { NodeAddress, Settings } from "./Settings.ts"
+import { growth, keyOf } from "./Settings.ts"
+
+/** Opens the connections; they close with the scope. Fails where no server can be reached, or one refuses. */
+export const open = (settings: Settings, name: string): Effect.Effect<Driver, BrokerError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const context = yield* Effect.context<never>()
+    const parts = new Parts(settings, yield* FiberMap.make<string>(), Effect.runForkWith(context))
+    yield* parts.start
+    const registry = yield* Registry
+    const entry = entryOf(name, parts)
+    yield* Effect.acquireRelease(
+      Effect.sync(() => registry.open(entry)),
+      () => Effect.sync(() => registry.close(entry, undefined))
+    )
+    return {
+      system,
+      abilities: {
+        delay: "native",
+        priority: "none",
+        order: "none",
+        replay: "none",
+        browse: "none",
+        results: "none"
+      },
+      dedupe: "none",
+      maxMessageBytes: settings.maxFrameBytes - growth,
+      declare: (topology) => declare(parts, topology),
+      publish: (messages) => publish(parts, messages),
+      subscribe: (options) => subscribe(parts, options),
+      backlog: (group) => backlog(parts, group),
+      groups: (topic) => groups(parts, topic),
+      removeGroup: (group) => removeGroup(parts, group)
+    }
+  })
+
+const declare = (parts: Parts, { groups, topic }: Topology): Effect.Effect<void, BrokerError> => {
+  const wrong =
+    invalidName("declare", topic) ??
+    groups.map((group) => invalidName("declare", topic, group)).find((error) => error !== undefined)
+  if (wrong !== undefined) return Effect.fail(wrong)
+  return parts.declare({ operation: "declare", topic }, topic, groups)
+}
+
+const publish = (
+  parts: Parts,
+  messages: ReadonlyArray<OutgoingMessage>
+): Effect.Effect<ReadonlyArray<Published>, BrokerError> =>
+  Effect.callback((resume) => {
+    const answers = new Array<Published>(messages.length)
+    let left = messages.length
+    if (left === 0) return resume(Effect.succeed(answers))
+    const items: Array<Item> = []
+    for (const [index, message] of messages.entries()) {
+      const done = (answer: Published) => {
+        answers[index] = answer
+        if (--left === 0) resume(Effect.succeed(answers))
+      }
+      const item = itemOf(parts.settings, message, done)
+      if (item instanceof BrokerError) done({ _tag: "Failed", error: item })
+      else items.push(item)
+    }
+    // After all were checked, so that nothing is sent of a call that dies on its arguments.
+    for (const item of items) parts.publisher.submit(item)
+    return Effect.sync(() => parts.publisher.cancel(items))
+  })
+
+const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subscription, BrokerError, Scope.Scope> => {
+  const { group, topic } = options
+  const about = { operation: "subscribe", topic }
+  const wrong = invalidName("subscribe", topic, group)
+  if (wrong !== undefined) return Effect.fail(wrong)
+  if (options.order === "key") {
+    const detail = "NSQ keeps no order by key; leave out order, or use a broker that does"
+    return Effect.fail(rejected(about, "Unsupported", detail))
+  }
+  if (options.replay !== undefined) {
+    const detail = "NSQ keeps no messages for groups that do not exist yet; leave out replay"
+    return Effect.fail(rejected(about, "Unsupported", detail))
+  }
+  return Effect.gen(function* () {
+    const clock = yield* Clock.Clock
+    const context = yield* Effect.context<never>()
+    const fork = Effect.runForkWith(context)
+    yield* parts.declare(about, topic, [group])
+    const lost = yield* Queue.unbounded<ReadonlyArray<Delivery>, Cause.Done>()
+    const own = ownTopicOf(options)
+    const copies = new Copies(parts.publisher, own, parts.settings.maxFrameBytes, (message, error) => {
+      fork(Effect.logWarning(message, error))
+    })
+    const consumption = new Consumption(
+      options,
+      {
+        clock,
+        copies,
+        longestStep: () => parts.publisher.longestStep,
+        outputBufferTimeout: parts.settings.outputBufferTimeout
+      },
+      lost
+    )
+    const fibers = yield* FiberMap.make<string>()
+    let onOpened: (() => void) | undefined
+    let onRefused: ((error: BrokerError) => void) | undefined
+    const feedOf = (address: NodeAddress, place: { readonly topic: string; readonly own: boolean }) =>
+      new Feed(
+        { ...place, channel: group },
+        () => ({ ...connectOptions(parts.settings, address), ...leaseOf(options) }),
+        {
+          opened: (session) => {
+            consumption.opened(session)
+            if (!session.own) onOpened?.()
+          },
+          ended: (session) => consumption.ended(session),
+          rescue: (messages) => {
+            const text = `NSQ: nsqd ${keyOf(address)} was restarted; ${messages.length} messages of "${topic}" that were held from it are sent to group "${group}" again`
+            fork(Effect.logWarning(text))
+            for (const message of messages) copies.send(message, 0, () => undefined)
+          },
+          failed: (error) => {
+            consumption.unreachable(error.message, error)
+            const refused = errorOf(about, error)
+            if (refused.reason._tag === "Rejected") onRefused?.(refused)
+          },
+          onMessage: (session, message) => consumption.receive(session, message),
+          onFailed: (session, error) => consumption.failed(session, error)
+        }
+      )
+    const known = new Set<string>()
+    const follow = () => {
+      for (const address of parts.nodes.having([topic, own])) {
+        const key = keyOf(address)
+        if (known.has(key)) continue
+        known.add(key)
+        for (const place of [
+          { topic, own: false },
+          { topic: own, own: true }
+        ]) {
+          fork(FiberMap.run(fibers, `${key} ${place.topic}`, feedOf(address, place).keep))
+        }
+      }
+      const current = new Set(parts.nodes.having([topic, own]).map(keyOf))
+      for (const key of known) {
+        if (current.has(key)) continue
+        known.delete(key)
+        for (const name of [topic, own]) fork(FiberMap.remove(fibers, `${key} ${name}`))
+      }
+    }
+    yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        parts.consumptions.add(consumption)
+        return parts.nodes.onChange(follow)
+      }),
+      (stop) =>
+        Effect.gen(function* () {
+          stop()
+          parts.consumptions.delete(consumption)
+          yield* consumption.close
+          copies.close()
+        })
+    )
+    const opened = Effect.callback<void, BrokerError>((resume) => {
+      onOpened = () => resume(Effect.void)
+      onRefused = (error) => resume(Effect.fail(error))
+      follow()
+    })
+    yield* parts.patiently(about, opened)
+    const tick = Effect.suspend(() => Effect.sleep(consumption.hasTurns ? turnMillis : 5 * turnMillis))
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(tick, consumption.tick)))
+    return {
+      take: (max, maxBytes) => consumption.take(max, maxBytes),
+      settle: (settlements) => Effect.sync(() => consumption.settle(settlements)),
+      renew: (deliveries) => Effect.sync(() => consumption.renew(deliveries)),
+      lost: consumption.lost,
+      setCredit: (credit) => Effect.sync(() => consumption.setCredit(credit)),
+      problem: () => consumption.problem
+    }
+  })
+}
+
+/** The shortest and the longest that servers allow, where they are left as they come. */
+const leaseOf = ({ lease }: SubscribeOptions) => ({ msgTimeout: Math.min(Math.max(1000, lease), 900_000) })

@@ -1,0 +1,104 @@
+/** The options of the layer, checked and with their defaults. Times are milliseconds. */
+import type { ConnectionOptions } from "node:tls"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Redacted from "effect/Redacted"
+import { InvalidOption } from "../../../pool/WorkerPool.ts"
+import type { Address, Options } from "../Options.ts"
+
+/** An nsqd. */
+export interface NodeAddress {
+  readonly host: string
+  readonly port: number
+  /** `undefined` where it is not known. */
+  readonly http: string | undefined
+}
+
+export interface Settings {
+  readonly nsqd: ReadonlyArray<NodeAddress>
+  readonly lookupd: ReadonlyArray<string>
+  readonly lookupInterval: number
+  readonly heartbeat: number
+  readonly connectTimeout: number
+  readonly waitForConnection: number
+  readonly maxUnconfirmed: number
+  readonly maxFrameBytes: number
+  readonly maxRequeueDelay: number
+  readonly outputBufferTimeout: number
+  readonly tls: ConnectionOptions | undefined
+  readonly authSecret: Redacted.Redacted<string> | undefined
+}
+
+/** Left free in each frame for what retries and death add to an envelope. */
+export const growth = 32 * 1024
+
+export const keyOf = ({ host, port }: { readonly host: string; readonly port: number }): string => `${host}:${port}`
+
+/** A wrong option is a defect that says what is allowed. */
+export const check = (options: Options<string>): Effect.Effect<Settings> => {
+  const problems: Array<string> = []
+  const whole = (name: string, value: number | undefined, fallback: number, least: number): number => {
+    if (value === undefined) return fallback
+    if (Number.isInteger(value) && value >= least) return value
+    problems.push(`${name} must be a whole number of at least ${least}, got ${String(value)}`)
+    return fallback
+  }
+  const span = (name: string, value: Duration.Input | undefined, fallback: number, least = 1): number => {
+    if (value === undefined) return fallback
+    const millis = Option.map(Duration.fromInput(value), Duration.toMillis)
+    if (Option.isSome(millis) && millis.value >= least) return millis.value
+    problems.push(`${name} must be a duration of at least ${least} ms, such as "5 seconds", got ${String(value)}`)
+    return fallback
+  }
+  const { lookupd = [], nsqd = [] } = options
+  if (nsqd.length === 0 && lookupd.length === 0) {
+    problems.push('nsqd or lookupd must name at least one server, such as nsqd: ["127.0.0.1:4150"]')
+  }
+  const settings: Settings = {
+    nsqd: nsqd.flatMap((address) => {
+      const read = readAddress(address)
+      if (read === undefined) problems.push(`nsqd must be host:port, with or without http, got ${show(address)}`)
+      return read ?? []
+    }),
+    lookupd: lookupd.flatMap((url) => {
+      const read = readUrl(url)
+      if (read === undefined) problems.push(`lookupd must be URLs such as "http://127.0.0.1:4161", got ${show(url)}`)
+      return read ?? []
+    }),
+    lookupInterval: span("lookupInterval", options.lookupInterval, 10_000, 10),
+    heartbeat: span("heartbeat", options.heartbeat, 10_000, 1000),
+    connectTimeout: span("connectTimeout", options.connectTimeout, 5_000),
+    waitForConnection: span("waitForConnection", options.waitForConnection, 30_000),
+    maxUnconfirmed: whole("maxUnconfirmed", options.maxUnconfirmed, 4096, 1),
+    maxFrameBytes: whole("maxFrameBytes", options.maxFrameBytes, 1024 * 1024, 2 * growth),
+    maxRequeueDelay: span("maxRequeueDelay", options.maxRequeueDelay, 3_600_000, 100),
+    outputBufferTimeout: span("outputBufferTimeout", options.outputBufferTimeout, 25, 0),
+    tls: options.tls,
+    authSecret:
+      options.authSecret === undefined || Redacted.isRedacted(options.authSecret)
+        ? options.authSecret
+        : Redacted.make(options.authSecret)
+  }
+  return problems.length === 0
+    ? Effect.succeed(settings)
+    : Effect.die(new InvalidOption({ operation: "Nsq.layer", problem: problems.join("\n") }))
+}
+
+const show = (value: unknown): string => JSON.stringify(value) ?? String(value)
+
+// JavaScript callers come here too.
+const readAddress = (address: Address): NodeAddress | undefined => {
+  const { http, tcp } = typeof address === "string" ? { tcp: address, http: undefined } : address
+  const match = typeof tcp === "string" ? /^(?:\[([^\]]+)\]|([^:/\s]+)):(\d{1,5})$/.exec(tcp) : null
+  const host = match?.[1] ?? match?.[2]
+  if (host === undefined) return undefined
+  const url = http === undefined ? undefined : readUrl(http)
+  return http !== undefined && url === undefined ? undefined : { host, port: Number(match?.[3]), http: url }
+}
+
+const readUrl = (url: unknown): string | undefined => {
+  if (typeof url !== "string" || !URL.canParse(url)) return undefined
+  const { protocol } = new URL(url)
+  return protocol === "http:" || protocol === "https:" ? url.replace(/\/+$/, "") : undefined
+}

@@ -1,0 +1,46 @@
+/** What goes wrong with NSQ, as errors that a program can act on. */
+import { BrokerError, Rejected, Unavailable } from "../../../messaging/BrokerError.ts"
+import type { ConnectionLost, ServerError } from "../protocol/errors.ts"
+
+export const system = "nsq"
+
+/** What an error is about. */
+export interface About {
+  readonly operation: string
+  readonly topic?: string
+  readonly ids?: ReadonlyArray<string>
+}
+
+export const rejected = (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
+  new BrokerError({
+    broker: system,
+    ...about,
+    reason: new Rejected(cause === undefined ? { code, detail } : { code, detail, cause })
+  })
+
+export const unavailable = (about: About, detail: string, cause?: unknown): BrokerError =>
+  new BrokerError({
+    broker: system,
+    ...about,
+    reason: new Unavailable(cause === undefined ? { detail } : { detail, cause })
+  })
+
+const codes: Readonly<Record<string, Rejected["code"]>> = {
+  E_BAD_TOPIC: "InvalidName",
+  E_BAD_CHANNEL: "InvalidName",
+  E_BAD_MESSAGE: "TooLarge",
+  E_BAD_BODY: "Refused",
+  E_AUTH_FIRST: "Denied",
+  E_AUTH_FAILED: "Denied",
+  E_AUTH_DISABLED: "Denied",
+  E_UNAUTHORIZED: "Denied",
+  E_TLS: "Refused",
+  E_INVALID: "Refused"
+}
+
+/** The error of what an nsqd refused, or of a connection that was lost. What it could not do may work another time. */
+export const errorOf = (about: About, error: ServerError | ConnectionLost): BrokerError => {
+  if (error._tag === "ConnectionLost") return unavailable(about, error.message, error)
+  const code = codes[error.code]
+  return code === undefined ? unavailable(about, error.message, error) : rejected(about, code, error.message, error)
+}
