@@ -77,6 +77,7 @@ describe("examples in the documentation", () => {
         paths: {
           millrace: ["../../../src/index.ts"],
           "millrace/memory": ["../../../src/brokers/memory/index.ts"],
+          "millrace/nsq": ["../../../src/brokers/nsq/index.ts"],
           "millrace/sqlite": ["../../../src/brokers/sqlite/index.ts"],
           "millrace/testing": ["../../../src/testing/index.ts"]
         }

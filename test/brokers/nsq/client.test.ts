@@ -30,8 +30,8 @@ describeWith("nsq", (nsq) => {
   it.live("agrees on features, publishes one, many and a delayed one, and gets them", () =>
     Effect.gen(function* () {
       const topic = fresh()
-      const { connection, messages } = yield* reader(topic, { msgTimeout: 2000 })
-      assert.strictEqual(connection.features.msgTimeout, 2000)
+      const { connection, messages } = yield* reader(topic, { msgTimeout: 50_000 })
+      assert.strictEqual(connection.features.msgTimeout, 50_000)
       assert.strictEqual(connection.features.maxRdyCount, 2500)
       assert.match(connection.features.version, /^1\./)
       connection.send(Command.rdy(10))

@@ -1,0 +1,267 @@
+/**
+ * NSQ: publishing one by one and in batches, and consuming, beside nsqjs.
+ *
+ * Both sides send and read the same JSON through the same Schema, to the same nsqd, with the same number unconfirmed and the
+ * same RDY. nsqjs sends bare messages; Millrace's have their envelope. Each consumes what Millrace has published.
+ */
+import { performance } from "node:perf_hooks"
+import { setImmediate } from "node:timers/promises"
+import { Effect, Exit, Layer, Logger, ManagedRuntime, Schema, Scope } from "effect"
+import { Consumer, Topic } from "millrace"
+import { Nsq, NsqProtocol } from "millrace/nsq"
+import type { Message } from "nsqjs"
+import nsqjs from "nsqjs"
+import { urlOf } from "../scripts/services/state.ts"
+import type { Bench, Contestant, Sample } from "./harness.ts"
+
+const { Reader, Writer } = nsqjs
+
+const unconfirmed = 256
+const prefetch = 256
+const count = 20_000
+const batch = 100
+
+const Order = Schema.Struct({
+  orderId: Schema.String,
+  customer: Schema.String,
+  total: Schema.Number,
+  lines: Schema.Array(Schema.Struct({ product: Schema.String, count: Schema.Number }))
+})
+type Order = typeof Order.Type
+
+/** About 200 bytes of JSON. */
+const orderOf = (n: number): Order => ({
+  orderId: `order-${n}`,
+  customer: `customer-${n % 1000}`,
+  total: n / 100,
+  lines: [
+    { product: "a product of some name", count: n % 7 },
+    { product: "another product", count: 1 }
+  ]
+})
+
+const json = Schema.toCodecJson(Order)
+const encode = Schema.encodeUnknownSync(json)
+const decode = Schema.decodeUnknownSync(json)
+
+const group = "bench"
+const topicOf = (name: string) =>
+  Topic.make(`bench.${name}.${process.pid}`, { schema: Order, version: 1, groups: [group] })
+
+const sample = (start: number): Sample => ({ "messages/s": (count * 1000) / (performance.now() - start) })
+
+const host = () => urlOf("nsq", "nsqd1")
+const http = () => urlOf("nsq", "nsqd1Http")
+
+const runtime = () =>
+  ManagedRuntime.make(Layer.merge(Nsq.layer({ nsqd: [{ tcp: host(), http: http() }] }), Logger.layer([])))
+
+/** Checks that all are there, and removes them. */
+const removeAll = async (topic: string): Promise<void> => {
+  const stats = await Effect.runPromise(NsqProtocol.Lookup.stats(http(), topic))
+  const there = (stats?.depth ?? 0) + (stats?.channels?.[0]?.depth ?? 0)
+  if (there !== count) throw new Error(`${there} of ${count} messages are there`)
+  await Effect.runPromise(NsqProtocol.Lookup.deleteTopic(http(), topic))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Publish
+// ---------------------------------------------------------------------------------------------------------------------
+
+const oursPublishes = (inBatches: boolean): Contestant => {
+  let running: ReturnType<typeof runtime> | undefined
+  let round = 0
+  return {
+    name: "Millrace",
+    measure: async () => {
+      running ??= runtime()
+      const topic = topicOf(`ours.${round++}`)
+      let next = 0
+      const publishOne = () => Effect.asVoid(topic.publish(orderOf(next++)))
+      const publishBatch = () => Effect.asVoid(topic.publishAll(Array.from({ length: batch }, () => orderOf(next++))))
+      const publisher = Effect.whileLoop({
+        while: () => next < count,
+        body: inBatches ? publishBatch : publishOne,
+        step: () => undefined
+      })
+      const publishers = inBatches ? 4 : unconfirmed
+      const program = Effect.all(
+        Array.from({ length: publishers }, () => publisher),
+        { concurrency: "unbounded", discard: true }
+      )
+      const start = performance.now()
+      await running.runPromise(program)
+      const result = sample(start)
+      await removeAll(topic.name)
+      return result
+    }
+  }
+}
+
+const openWriter = async () => {
+  const [address = "", port = ""] = host().split(":")
+  const writer = new Writer(address, Number(port))
+  await new Promise<void>((resolve, reject) => {
+    writer.once("ready", resolve)
+    writer.once("error", reject)
+    writer.connect()
+  })
+  return writer
+}
+
+const theirsPublish = (inBatches: boolean): Contestant => {
+  let opened: ReturnType<typeof openWriter> | undefined
+  let round = 0
+  return {
+    name: "nsqjs",
+    measure: async () => {
+      opened ??= openWriter()
+      const writer = await opened
+      const topic = topicOf(`nsqjs.${round++}`).name
+      const each = inBatches ? batch : 1
+      const start = performance.now()
+      await new Promise<void>((resolve, reject) => {
+        let [sent, confirmed] = [0, 0]
+        const body = () => Buffer.from(JSON.stringify(encode(orderOf(sent++))))
+        const send = () => {
+          if (sent >= count) return
+          const messages = inBatches ? Array.from({ length: batch }, body) : body()
+          writer.publish(topic, messages, (error) => {
+            if (error) return reject(error)
+            confirmed += each
+            if (confirmed === count) resolve()
+            else send()
+          })
+        }
+        for (let i = 0; i < (inBatches ? 4 : unconfirmed); i++) send()
+      })
+      const result = sample(start)
+      await removeAll(topic)
+      return result
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Consume
+// ---------------------------------------------------------------------------------------------------------------------
+
+const fill = (topic: ReturnType<typeof topicOf>) =>
+  Effect.gen(function* () {
+    for (let n = 0; n < count; n += 1000) {
+      yield* topic.publishAll(Array.from({ length: 1000 }, (_, i) => orderOf(n + i)))
+    }
+  })
+
+const check = (sum: number): void => {
+  if (sum !== (count * (count - 1)) / 2) throw new Error("the messages that were handled are not those published")
+}
+const numberOf = ({ total }: Order): number => Math.round(total * 100)
+
+const isFinished = async (topic: string): Promise<void> => {
+  for (;;) {
+    const stats = await Effect.runPromise(NsqProtocol.Lookup.stats(http(), topic))
+    const channel = stats?.channels?.[0]
+    if (channel?.in_flight_count === 0 && channel.depth === 0) break
+  }
+  await Effect.runPromise(NsqProtocol.Lookup.deleteTopic(http(), topic))
+}
+
+const oursConsumes = (): Contestant => {
+  let running: ReturnType<typeof runtime> | undefined
+  let round = 0
+  return {
+    name: "Millrace",
+    measure: async () => {
+      running ??= runtime()
+      const topic = topicOf(`ours.${round++}`)
+      await running.runPromise(fill(topic))
+      let [sum, handled] = [0, 0]
+      let finish = (): void => {}
+      const finished = new Promise<void>((resolve) => {
+        finish = resolve
+      })
+      const scope = Scope.makeUnsafe()
+      const start = performance.now()
+      const consuming = Consumer.make(
+        topic,
+        (order) =>
+          Effect.sync(() => {
+            sum += numberOf(order)
+            if (++handled === count) finish()
+          }),
+        { group, prefetch }
+      )
+      const consumer = await running.runPromise(Scope.provide(consuming, scope))
+      await finished
+      while ((await running.runPromise(consumer.accounting)).acknowledged < count) await setImmediate()
+      const result = sample(start)
+      await isFinished(topic.name)
+      await running.runPromise(Scope.close(scope, Exit.void))
+      check(sum)
+      return result
+    }
+  }
+}
+
+const theirsConsume = (): Contestant => {
+  let running: ReturnType<typeof runtime> | undefined
+  let round = 0
+  return {
+    name: "nsqjs",
+    measure: async () => {
+      running ??= runtime()
+      const topic = topicOf(`nsqjs.${round++}`)
+      await running.runPromise(fill(topic))
+      const start = performance.now()
+      const reader = new Reader(topic.name, group, {
+        nsqdTCPAddresses: [host()],
+        maxInFlight: prefetch,
+        outputBufferTimeout: 25
+      })
+      let [sum, handled] = [0, 0]
+      await new Promise<void>((resolve, reject) => {
+        reader.on("error", reject)
+        reader.on("message", (message: Message) => {
+          const { body } = message
+          const order = decode(JSON.parse(body.toString("utf8", 8 + body.readUInt32BE(4))))
+          sum += numberOf(order)
+          message.finish()
+          if (++handled === count) resolve()
+        })
+        reader.connect()
+      })
+      const result = sample(start)
+      await isFinished(topic.name)
+      reader.close()
+      check(sum)
+      return result
+    }
+  }
+}
+
+const units = { "messages/s": "more" } as const
+
+export const benches: ReadonlyArray<Bench> = [
+  {
+    name: "nsq-publish",
+    about: `${count} messages of 200 bytes, one at a time, each encoded by Schema and confirmed, ${unconfirmed} unconfirmed`,
+    units,
+    ours: oursPublishes(false),
+    peers: [theirsPublish(false)]
+  },
+  {
+    name: "nsq-publish-batches",
+    about: `the same in batches of ${batch}, 4 of them unconfirmed`,
+    units,
+    ours: oursPublishes(true),
+    peers: [theirsPublish(true)]
+  },
+  {
+    name: "nsq-consume",
+    about: `${count} messages of 200 bytes, each decoded by Schema and finished, ${prefetch} in flight`,
+    units,
+    ours: oursConsumes(),
+    peers: [theirsConsume()]
+  }
+]

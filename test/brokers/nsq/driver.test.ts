@@ -1,0 +1,186 @@
+/** What the driver does at the limits of a server: those of a server of its own, started with other settings. */
+import { spawn } from "node:child_process"
+import { mkdtempSync, rmSync } from "node:fs"
+import { createServer } from "node:net"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { assert, it } from "@effect/vitest"
+import { Cause, Effect, Exit, Fiber, Layer, Logger, References, Result, Schedule, Schema, Stream } from "effect"
+import { Consumer, Topic } from "millrace"
+import { Nsq, NsqProtocol } from "millrace/nsq"
+import { folder } from "../../../scripts/services/state.ts"
+import { describeWith } from "../services.ts"
+import { driver, message, subscribe, take, takeOne } from "../support.ts"
+import { fresh } from "./support.ts"
+
+const quietly = Effect.provideService(References.MinimumLogLevel, "Error")
+
+const freePort = Effect.callback<number>((resume) => {
+  const server = createServer().listen(0, "127.0.0.1", () => {
+    const address = server.address()
+    const port = typeof address === "object" && address !== null ? address.port : 0
+    server.close(() => resume(Effect.succeed(port)))
+  })
+})
+
+/** An nsqd with these flags, until the scope closes. */
+const nsqd = (...flags: ReadonlyArray<string>) =>
+  Effect.gen(function* () {
+    const [tcp, http] = [yield* freePort, yield* freePort]
+    yield* Effect.acquireRelease(
+      Effect.sync(() => {
+        const data = mkdtempSync(join(tmpdir(), "millrace-nsqd-"))
+        const args = [`-tcp-address=127.0.0.1:${tcp}`, `-http-address=127.0.0.1:${http}`, `-data-path=${data}`]
+        const child = spawn(join(folder, "installed/nsq/nsqd"), [...args, ...flags], { stdio: "ignore" })
+        return { child, data }
+      }),
+      ({ child, data }) =>
+        Effect.callback<void>((resume) => {
+          child.once("exit", () => {
+            rmSync(data, { recursive: true, force: true })
+            resume(Effect.void)
+          })
+          child.kill("SIGKILL")
+        })
+    )
+    const connected = NsqProtocol.connect({ host: "127.0.0.1", port: tcp })
+    yield* Effect.scoped(Effect.retry(connected, Schedule.spaced("50 millis")))
+    return { tcp: `127.0.0.1:${tcp}`, http: `http://127.0.0.1:${http}` }
+  })
+
+describeWith("nsq", (nsq) => {
+  const layer = Nsq.layer({ nsqd: [{ tcp: nsq.urls.nsqd1, http: nsq.urls.nsqd1Http }] })
+
+  it.live("a delay above max-req-timeout takes several steps, learned from the server, and is never early", () =>
+    Effect.gen(function* () {
+      // Not asked by HTTP, so that the first step is refused.
+      const { tcp } = yield* nsqd("-max-req-timeout=400ms", "-mem-queue-size=0")
+      yield* Effect.gen(function* () {
+        const broker = yield* driver
+        const topic = fresh()
+        const subscription = yield* subscribe(broker, { topic })
+        const before = Date.now()
+        const destination = { _tag: "Topic", topic } as const
+        const answers = yield* broker.publish([message("late", { destination, delay: 1500 })])
+        assert.deepStrictEqual(answers, [{ _tag: "Confirmed" }])
+        const delivery = yield* takeOne(subscription)
+        assert.isAtLeast(Date.now() - before, 1499)
+        // Its steps are not deliveries.
+        assert.isAtMost(delivery.deliveries ?? 0, 2)
+        const { envelope } = delivery.message
+        yield* subscription.settle([{ _tag: "Retry", delivery, delay: 1000, envelope: { ...envelope, attempt: 2 } }])
+        const retried = Date.now()
+        const again = yield* takeOne(subscription)
+        assert.isAtLeast(Date.now() - retried, 999)
+        assert.strictEqual(again.message.envelope.attempt, 2)
+      }).pipe(Effect.provide(Nsq.layer({ nsqd: [tcp] })))
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.live("a lease is renewed up to max-msg-timeout, and then the handler is interrupted with LeaseLost", () =>
+    Effect.gen(function* () {
+      const { tcp } = yield* nsqd("-max-msg-timeout=3s")
+      yield* Effect.gen(function* () {
+        const topic = Topic.make(fresh(), { schema: Schema.Number, version: 1, groups: ["g"] })
+        const exits: Array<Exit.Exit<unknown, unknown>> = []
+        const began = Date.now()
+        let after = 0
+        yield* Consumer.make(
+          topic,
+          () =>
+            Effect.onExit(Effect.never, (exit) =>
+              Effect.sync(() => {
+                after ||= Date.now() - began
+                exits.push(exit)
+              })
+            ),
+          { group: "g", lease: "1 second", shutdownDeadline: 0 }
+        )
+        yield* topic.publish(1)
+        yield* Effect.repeat(
+          Effect.sync(() => exits.length > 0),
+          { until: (done) => done, schedule: Schedule.spaced("10 millis") }
+        )
+        const [exit] = exits
+        assert.isTrue(exit !== undefined && Exit.isFailure(exit) && Consumer.isLeaseLost(exit.cause), String(exit))
+        assert.isAtLeast(after, 2000)
+      }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ nsqd: [tcp] })))
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.live("warns of a server that keeps messages in memory, and of no other", () =>
+    Effect.gen(function* () {
+      const warned = (settings: Nsq.Options<"default">) =>
+        Effect.gen(function* () {
+          const lines: Array<string> = []
+          const logger = Logger.make<unknown, void>(({ message }) => lines.push(String(message)))
+          const told = Effect.repeat(
+            Effect.sync(() => lines.length > 0),
+            { until: (told) => told, schedule: Schedule.spaced("10 millis") }
+          )
+          const broker = Layer.build(Nsq.layer(settings))
+          yield* Effect.scoped(Effect.andThen(broker, Effect.timeoutOption(told, "2 seconds"))).pipe(
+            Effect.provide(Logger.layer([logger]))
+          )
+          return lines.filter((line) => line.includes("mem-queue-size=0"))
+        })
+      const forgetful = yield* nsqd()
+      assert.lengthOf(yield* warned({ nsqd: [forgetful] }), 1)
+      assert.lengthOf(yield* warned({ nsqd: [{ tcp: nsq.urls.nsqd1, http: nsq.urls.nsqd1Http }] }), 0)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("one connection of credit is enough for four: each gets its turn", () =>
+    Effect.gen(function* () {
+      const broker = yield* driver
+      const topic = fresh()
+      const subscription = yield* subscribe(broker, { topic, credit: 1 })
+      const ids = Array.from({ length: 12 }, (_, n) => `m${n}`)
+      for (const [n, id] of ids.entries()) {
+        // To the topic, and to the group's own, at both servers in turns.
+        const destination =
+          n < 6 ? ({ _tag: "Topic", topic } as const) : ({ _tag: "Group", topic, group: "g" } as const)
+        yield* broker.publish([message(id, { destination })])
+      }
+      const got = new Set<string>()
+      while (got.size < ids.length) {
+        const delivery = yield* takeOne(subscription)
+        got.add(delivery.message.envelope.id)
+        yield* subscription.settle([{ _tag: "Acknowledge", delivery }])
+      }
+      const more = yield* Effect.timeoutOption(take(subscription), "300 millis")
+      assert.strictEqual(more._tag, "None")
+    }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ lookupd: [nsq.urls.lookupd] })))
+  )
+
+  it.live("what is not taken in its lease is told as lost", () =>
+    Effect.gen(function* () {
+      const broker = yield* driver
+      const topic = fresh()
+      const subscription = yield* subscribe(broker, { topic, credit: 1, lease: 1000 })
+      yield* broker.publish([message("m", { destination: { _tag: "Topic", topic } })])
+      const delivery = yield* takeOne(subscription)
+      const lost = yield* Effect.forkScoped(Stream.runHead(subscription.lost))
+      const told = yield* Fiber.join(lost)
+      assert.isTrue(told._tag === "Some" && told.value.includes(delivery))
+      assert.deepStrictEqual(yield* subscription.settle([{ _tag: "Acknowledge", delivery }]), ["Lost"])
+      assert.deepStrictEqual(yield* subscription.renew([delivery]), ["Lost"])
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  )
+
+  it.live("no server, and one that is none, are Unavailable; wrong options are a defect that names them", () =>
+    Effect.gen(function* () {
+      const nobody = yield* Effect.result(
+        Effect.scoped(Layer.build(Nsq.layer({ nsqd: ["127.0.0.1:1"], connectTimeout: "300 millis" })))
+      )
+      assert.isTrue(Result.isFailure(nobody) && nobody.failure.reason._tag === "Unavailable")
+      const noLookup = yield* Effect.result(
+        Effect.scoped(Layer.build(Nsq.layer({ lookupd: ["http://127.0.0.1:1"], connectTimeout: "300 millis" })))
+      )
+      assert.isTrue(Result.isFailure(noLookup) && noLookup.failure.message.includes("127.0.0.1:1"))
+      const wrong = yield* Effect.exit(Effect.scoped(Layer.build(Nsq.layer({ nsqd: ["nowhere"], heartbeat: 5 }))))
+      const text = Exit.isFailure(wrong) ? Cause.pretty(wrong.cause) : ""
+      for (const part of ["nsqd must be host:port", "heartbeat must be a duration"]) assert.include(text, part)
+    })
+  )
+})
