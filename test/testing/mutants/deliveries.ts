@@ -283,7 +283,7 @@ export const deliveries: ReadonlyArray<Mutant> = [
   },
   {
     name: "counts no delivery twice",
-    caughtBy: ["release", "crashed"],
+    caughtBy: ["crashed"],
     mutate: subscribing((inner) => {
       const originals = new WeakMap<Delivery, Delivery>()
       const original = (delivery: Delivery) => originals.get(delivery) ?? delivery
