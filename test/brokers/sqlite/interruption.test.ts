@@ -102,36 +102,40 @@ describe("interrupted at every point", () => {
     )
   )
 
-  it.live("opening and closing leave a file that others can use, and hold nothing", () =>
-    everyInterruptionPoint(
-      Effect.gen(function* () {
-        const path = yield* filename
-        yield* Effect.scoped(
-          Effect.flatMap(open({ filename: path }), ({ driver }) =>
-            Effect.andThen(
-              driver.declare({ topic: "t", groups: ["g"] }),
-              driver.publish(texts.map((text) => message("t", text)))
+  it.live(
+    "opening and closing leave a file that others can use, and hold nothing",
+    () =>
+      everyInterruptionPoint(
+        Effect.gen(function* () {
+          const path = yield* filename
+          yield* Effect.scoped(
+            Effect.flatMap(open({ filename: path, synchronous: "NORMAL" }), ({ driver }) =>
+              Effect.andThen(
+                driver.declare({ topic: "t", groups: ["g"] }),
+                driver.publish(texts.map((text) => message("t", text)))
+              )
             )
           )
-        )
-        return path
-      }),
-      (path) =>
-        Effect.scoped(
-          Effect.gen(function* () {
-            const { driver } = yield* open({ filename: path })
-            yield* take(yield* subscribe(driver))
-          })
-        ),
-      (path) =>
-        Effect.scoped(
-          Effect.gen(function* () {
-            const { driver } = yield* open({ filename: path, lockTimeout: "50 millis" })
-            const subscription = yield* subscribe(driver)
-            assert.deepStrictEqual((yield* consume(subscription, 3)).map(textOf), texts)
-          })
-        )
-    )
+          return path
+        }),
+        (path) =>
+          Effect.scoped(
+            Effect.gen(function* () {
+              const { driver } = yield* open({ filename: path, synchronous: "NORMAL" })
+              yield* take(yield* subscribe(driver))
+            })
+          ),
+        (path) =>
+          Effect.scoped(
+            Effect.gen(function* () {
+              const { driver } = yield* open({ filename: path, lockTimeout: "500 millis", synchronous: "NORMAL" })
+              const subscription = yield* subscribe(driver)
+              assert.deepStrictEqual((yield* consume(subscription, 3)).map(textOf), texts)
+            })
+          )
+      ),
+    // Several hundred files are opened and closed.
+    120_000
   )
 })
 
