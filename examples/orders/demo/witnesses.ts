@@ -17,6 +17,7 @@ export interface Booking {
 export const readTables = (file: string) => {
   const db = new DatabaseSync(file, { readOnly: true })
   // What the columns are is said in `tables.ts`.
+  // Each query names the columns of its `A`.
   const rows = <A>(query: string) => db.prepare(query).all() as unknown as ReadonlyArray<A>
   try {
     return {
