@@ -114,8 +114,8 @@ export interface Subscription {
    */
   readonly take: (max: number, maxBytes: number) => Effect.Effect<ReadonlyArray<Delivery>, BrokerError>
   /**
-   * Settles deliveries, one answer for each, in order. Safe to call again after a `BrokerError`: what was settled meanwhile
-   * says so. With `order: "key"`, a `take` that begins after a `Retry` or `Release` was answered hands over nothing of that
+   * Settles deliveries, one answer for each, in order. Safe to call again after a `BrokerError` or an interruption, which
+   * ends a call that does not answer: what was settled meanwhile says so. With `order: "key"`, a `take` that begins after a `Retry` or `Release` was answered hands over nothing of that
    * key before the message that was given back.
    */
   readonly settle: (settlements: ReadonlyArray<Settlement>) => Effect.Effect<ReadonlyArray<Settled>, BrokerError>

@@ -167,6 +167,48 @@ describe("health", () => {
     )
   )
 
+  it.effect("is over when the broker answers the settlement that it is asked for again", () => {
+    let calls = 0
+    return Effect.gen(function* () {
+      const consumer = yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+      yield* publish(1)
+      yield* publish(2)
+      yield* TestClock.adjust("90 seconds")
+      assert.strictEqual((yield* consumer.health).status, "consuming")
+      assert.deepInclude(yield* balanced(consumer), { acknowledged: 2, lost: 0, settling: 0 })
+    }).pipe(
+      scopedInTime,
+      Effect.provide(
+        changedSubscription((subscription) => ({
+          ...subscription,
+          settle: (settlements) => (calls++ === 0 ? Effect.never : subscription.settle(settlements))
+        }))
+      )
+    )
+  })
+
+  it.effect("is over when the dead letter that was not answered is written again", () => {
+    let calls = 0
+    return Effect.gen(function* () {
+      const consumer = yield* Consumer.make(Numbers, () => Effect.die("a bug"), {
+        group: "g",
+        onDefect: Consumer.deadLetter
+      })
+      yield* publish(1)
+      yield* TestClock.adjust("90 seconds")
+      assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
+    }).pipe(
+      scopedInTime,
+      Effect.provide(
+        changedDriver((driver) => ({
+          ...driver,
+          publish: (messages) =>
+            messages[0]?.destination._tag === "DeadLetters" && calls++ === 0 ? Effect.never : driver.publish(messages)
+        }))
+      )
+    )
+  })
+
   it.effect("says that the broker does not answer at all", () =>
     Effect.gen(function* () {
       const consumer = yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })

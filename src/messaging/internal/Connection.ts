@@ -120,7 +120,7 @@ export class Connection {
     this.untold = true
     if (this.telling) return Effect.void
     this.telling = true
-    const tell = engine.insist("change its credit", () => {
+    const tell = engine.insistInTime("change its credit", () => {
       this.untold = false
       return engine.subscription.setCredit(engine.paused || engine.phase !== "open" ? 0 : engine.settings.prefetch)
     })

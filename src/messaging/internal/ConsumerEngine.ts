@@ -15,7 +15,7 @@ import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import type { Registry } from "../../registry/Registry.ts"
-import { BrokerError, Rejected } from "../BrokerError.ts"
+import { BrokerError, Rejected, Unavailable } from "../BrokerError.ts"
 import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
 import type { Envelope } from "../Envelope.ts"
@@ -260,7 +260,7 @@ export class ConsumerEngine {
       destination: { _tag: "DeadLetters", topic, group }
     })
     const what = `write the dead letter of message ${held.envelope.id}`
-    const write = this.insist(what, () =>
+    const write = this.insistInTime(what, () =>
       Effect.catchIf(publishOne(this.driver, letter(verdict.envelope)), isTooLarge, () =>
         // The message itself has found room before; what it has gathered since must not keep it here for ever.
         publishOne(this.driver, letter(terse(verdict.envelope)))
@@ -392,6 +392,24 @@ export class ConsumerEngine {
       insist(operation, (error) => this.trouble(what, error)),
       () => this.works(what)
     )
+  }
+
+  /** The same for what a broker answers at once or, when it does not answer, can be asked again. */
+  insistInTime<A>(what: string, operation: () => Effect.Effect<A, BrokerError>): Effect.Effect<A> {
+    const { stallAfter } = this.settings
+    const orElse = () => Effect.fail(this.silent(what, stallAfter))
+    return this.insist(what, () => Effect.timeoutOrElse(operation(), { duration: stallAfter, orElse }))
+  }
+
+  silent(operation: string, millis: number): BrokerError {
+    const detail = `no answer for ${Math.round(millis / 1000)} s; look whether the broker can be reached and has room`
+    const { driver, work } = this
+    return new BrokerError({
+      broker: driver.system,
+      operation,
+      topic: work.topic,
+      reason: new Unavailable({ detail })
+    })
   }
 
   /** The broker does not do what it should: said once until it works again. */

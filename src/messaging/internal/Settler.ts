@@ -29,6 +29,8 @@ export class Settler {
   /** Given to the broker, not answered. */
   private inFlight: ReadonlyArray<Settling> = []
   private readonly work = Latch.makeUnsafe(false)
+  /** Open when an answer is not waited for any longer. */
+  private readonly silent = Latch.makeUnsafe(false)
   /** Open while nothing waits for an answer. */
   readonly idle = Latch.makeUnsafe(true)
   private readonly answered: (settling: Settling, answer: Settled) => void
@@ -61,27 +63,48 @@ export class Settler {
     return [...this.inFlight, ...this.waiting]
   }
 
+  /** The broker owes an answer and is not waited for any longer: it is asked again. */
+  askAgain(): void {
+    this.silent.openUnsafe()
+  }
+
   /** Settles whatever comes, for ever. */
-  readonly run: Effect.Effect<never> = Effect.forever(
-    Effect.suspend(() => {
-      if (this.waiting.length === 0) {
-        this.work.closeUnsafe()
-        this.idle.openUnsafe()
-        return this.work.await
-      }
-      return this.settleSome
-    })
+  readonly run: Effect.Effect<never> = Effect.suspend(() =>
+    Effect.forever(
+      Effect.suspend(() => {
+        this.silent.closeUnsafe()
+        this.waiting.unshift(...this.inFlight)
+        this.inFlight = []
+        return Effect.raceFirst(this.settleAll, this.silent.await)
+      })
+    )
   )
+
+  private readonly settleAll: Effect.Effect<never> = Effect.suspend(() =>
+    Effect.forever(
+      Effect.suspend(() => {
+        if (this.waiting.length === 0) {
+          this.work.closeUnsafe()
+          this.idle.openUnsafe()
+          return this.work.await
+        }
+        return this.settleSome
+      })
+    )
+  )
+
+  private readonly notAsked = Effect.sync(() => {
+    this.askedAt = undefined
+  })
 
   private readonly settleSome: Effect.Effect<void> = Effect.suspend(() => {
     const batch = this.waiting.length <= mostAtOnce ? this.waiting.splice(0) : this.waiting.splice(0, mostAtOnce)
     this.inFlight = batch
     const settle = () => {
       this.askedAt = this.now()
-      return this.subscription().settle(batch.map(({ settlement }) => settlement))
+      return Effect.ensuring(this.subscription().settle(batch.map(({ settlement }) => settlement)), this.notAsked)
     }
     return Effect.map(this.insist(settle), (answers) => {
-      this.askedAt = undefined
       this.inFlight = []
       batch.forEach((settling, i) => this.answered(settling, answers[i] ?? "Lost"))
     })

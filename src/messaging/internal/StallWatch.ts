@@ -3,7 +3,6 @@
  * messages wait, are problems that nobody else tells of.
  */
 import * as Effect from "effect/Effect"
-import { BrokerError, Unavailable } from "../BrokerError.ts"
 import type { Backlog } from "../Driver.ts"
 import type { Connection } from "./Connection.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
@@ -36,7 +35,8 @@ export class StallWatch {
       const { stallAfter } = engine.settings
       const askedAt = engine.settler.askedAt
       if (askedAt !== undefined && engine.now() - askedAt >= stallAfter) {
-        yield* engine.trouble("settle", this.silent("settle", engine.now() - askedAt))
+        yield* engine.trouble("settle", engine.silent("settle", engine.now() - askedAt))
+        engine.settler.askAgain()
       }
       if (!this.isIdle()) return
       if (engine.isRefusedToTake) return yield* connection.again
@@ -74,7 +74,7 @@ export class StallWatch {
     return Effect.suspend(() => engine.subscription.backlog ?? engine.driver.backlog({ topic, group })).pipe(
       Effect.timeoutOrElse({
         duration: stallAfter,
-        orElse: () => Effect.fail(this.silent("backlog", stallAfter))
+        orElse: () => Effect.fail(engine.silent("backlog", stallAfter))
       }),
       Effect.catchDefect((defect) => Effect.fail(defect)),
       Effect.matchEffect({
@@ -83,18 +83,6 @@ export class StallWatch {
       })
     )
   })
-
-  private silent(operation: string, millis: number): BrokerError {
-    const { driver, work } = this.engine
-    return new BrokerError({
-      broker: driver.system,
-      operation,
-      topic: work.topic,
-      reason: new Unavailable({
-        detail: `no answer for ${Math.round(millis / 1000)} s; look whether the broker can be reached and has room`
-      })
-    })
-  }
 }
 
 /** Messages that should be handed over, as far as the broker says. Those of a key wait behind what is held or delayed. */

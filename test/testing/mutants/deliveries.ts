@@ -234,6 +234,23 @@ export const deliveries: ReadonlyArray<Mutant> = [
     mutate: subscribing((inner) => ({ take: (max) => inner.take(max, Number.MAX_SAFE_INTEGER) }))
   },
   {
+    name: "takes an interrupted settlement for done",
+    caughtBy: ["settle-interrupted"],
+    mutate: subscribing((inner) => {
+      const begun = new WeakSet<Delivery>()
+      return {
+        settle: (settlements) =>
+          Effect.suspend(() => {
+            if (settlements.every(({ delivery }) => begun.has(delivery))) {
+              return Effect.succeed(settlements.map(() => "Settled" as const))
+            }
+            for (const { delivery } of settlements) begun.add(delivery)
+            return Effect.andThen(Effect.yieldNow, inner.settle(settlements))
+          })
+      }
+    })
+  },
+  {
     name: "fails when it is asked to settle again",
     caughtBy: ["settle-twice"],
     mutate: subscribing((inner) => {

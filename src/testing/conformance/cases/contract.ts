@@ -177,6 +177,45 @@ const settleTwice: Spec = {
     })
 }
 
+const settleInterrupted: Spec = {
+  id: "settle-interrupted",
+  name: "a settlement that was interrupted can be called again, and happens once",
+  run: (env) =>
+    Effect.gen(function* () {
+      const app = yield* env.connect
+      const { topic } = yield* withMessages(env, app, 16, "g")
+      const subscription = yield* app.subscribe({ topic, group: "g" })
+      const taken = yield* takeMany(env, subscription, 16)
+      const retried: Array<string> = []
+      for (let i = 0; i + 1 < taken.length; i += 2) {
+        const [done, again] = taken.slice(i, i + 2)
+        if (done === undefined || again === undefined) return yield* fail("16 were taken")
+        retried.push(idOf(again))
+        const envelope = { ...again.message.envelope, attempt: 2 }
+        const settlements: ReadonlyArray<Settlement> = [
+          { _tag: "Acknowledge", delivery: done },
+          { _tag: "Retry", delivery: again, delay: 0, envelope }
+        ]
+        const fiber = yield* Effect.forkChild(subscription.settle(settlements), { startImmediately: true })
+        // Each time it has come a little further.
+        for (let step = 0; step < i; step++) yield* Effect.yieldNow
+        yield* env.within("the interruption of a settle", Fiber.interrupt(fiber))
+        const answers = yield* settle(env, subscription, ...settlements)
+        yield* check(!answers.includes("Lost"), () => `after an interruption it was answered ${show(answers)}`)
+      }
+      const back = yield* takeAll(env, subscription, retried)
+      yield* check(
+        back.every(({ message }) => message.envelope.attempt === 2),
+        "a retry came back without its envelope"
+      )
+      yield* acknowledge(env, subscription, back)
+      const more = yield* takeRest(env, subscription)
+      const duplicates = back.length - retried.length + more.length
+      yield* check(!env.calm || duplicates === 0, () => `these came twice: ${show(idsOf([...back, ...more]))}`)
+      return { sent: 16, duplicates }
+    })
+}
+
 const release: Spec = {
   id: "release",
   name: "a released message comes again as it was, to this group only",
@@ -424,6 +463,7 @@ export const contract: ReadonlyArray<Spec> = [
   credit,
   takeLimits,
   settleTwice,
+  settleInterrupted,
   release,
   retryOneGroup,
   closeGivesBack,
