@@ -125,9 +125,16 @@ const findTopics = (parts: Parts, messages: ReadonlyArray<OutgoingMessage>): Eff
   )
 }
 
-/** Waits until there is room for more. */
+/** Waits until there is room for more. Of those that are told of it at the same time the first may take it. */
 const room = (parts: Parts): Effect.Effect<void> =>
-  Effect.callback((resume) => parts.producer.onRoom(() => resume(Effect.void)))
+  Effect.suspend(() =>
+    parts.producer.hasRoom
+      ? Effect.void
+      : Effect.andThen(
+          Effect.callback<void>((resume) => parts.producer.onRoom(() => resume(Effect.void))),
+          room(parts)
+        )
+  )
 
 const sendAll = (
   parts: Parts,

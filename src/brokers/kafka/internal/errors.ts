@@ -83,6 +83,10 @@ const noes: ReadonlyArray<readonly [codes: RegExp, code: Rejected["code"], advic
   ]
 ]
 
+/** Whether the server has said no, so that nothing was done. */
+export const isRefusal = (error: unknown): boolean =>
+  codesOf(error).some((code) => noes.some(([pattern]) => pattern.test(code)))
+
 /** The error of an operation that the server has refused, or that has not reached it. */
 export const errorOf = (about: About, error: unknown): BrokerError => {
   if (error instanceof BrokerError) return error
