@@ -147,6 +147,8 @@ const orderOf = (runs: ReadonlyArray<Run>): Array<string> => {
       if (run.event === "began" && run.n < latest && !done.has(run.id)) {
         problems.push(`order: of key ${key}, ${run.n} began after ${latest} had been handled`)
       }
+      // The last attempt of a dead letter may be repeated like any other.
+      if (run.event === "failed" && run.attempt >= maxAttempts) done.add(run.id)
       if (run.event !== "handled") continue
       done.add(run.id)
       latest = Math.max(latest, run.n)

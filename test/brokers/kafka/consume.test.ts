@@ -62,6 +62,125 @@ describeWith("kafka", (kafka) => {
     })
   )
 
+  it.live("thousands that are unfinished between thousands that are finished are told to the next owner too", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(5000))
+      const isOpen = (_: unknown, i: number) => i % 2 === 0
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic, credit: 5000 })
+          const taken = yield* takeMany(subscription, 5000)
+          yield* subscription.settle(taken.filter((_, i) => !isOpen(_, i)).map(acknowledge))
+        })
+      )
+      const next = yield* subscribe(driver, { topic, credit: 5000 })
+      const again = yield* takeMany(next, 2500)
+      assert.deepStrictEqual(again.map(idOf), ids(5000).filter(isOpen))
+      assert.deepStrictEqual(yield* rest(next), [])
+    })
+  )
+
+  it.live("a slow key takes no more than its share, and goes on in order", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      const keyOf = (id: string) => id.replace(/\d+$/, "")
+      yield* publish(driver, topic, [...ids(6, "slow"), ...ids(3, "quick")], keyOf)
+      const subscription = yield* subscribe(driver, { topic, order: "key", credit: 6, perKey: 2 })
+      const first = yield* takeMany(subscription, 4)
+      assert.deepStrictEqual(first.map(idOf), ["slow0", "slow1", "quick0", "quick1"])
+      yield* subscription.settle(first.slice(2).map(acknowledge))
+      const second = yield* takeMany(subscription, 1)
+      assert.deepStrictEqual(second.map(idOf), ["quick2"])
+      yield* publish(driver, topic, ["slow6"], keyOf)
+      assert.deepStrictEqual(yield* rest(subscription), [])
+      // The first is given back, and comes before those that have waited.
+      const [slow0, slow1] = first
+      if (slow0 === undefined || slow1 === undefined) return
+      yield* subscription.settle([{ _tag: "Release", delivery: slow0 }, acknowledge(slow1)])
+      const again = yield* takeMany(subscription, 2)
+      assert.deepStrictEqual(again.map(idOf), ["slow0", "slow2"])
+      // One that is tried again later holds back its key, and no other.
+      const [slow0Again] = again
+      if (slow0Again === undefined) return
+      const { envelope } = slow0Again.message
+      yield* subscription.settle([{ _tag: "Retry", delivery: slow0Again, delay: 1500, envelope }])
+      yield* publish(driver, topic, ["quick3"], keyOf)
+      assert.deepStrictEqual((yield* takeMany(subscription, 1)).map(idOf), ["quick3"])
+      yield* subscription.settle(again.slice(1).map(acknowledge))
+      const order: Array<string> = []
+      while (order.length < 5) {
+        const some = yield* subscription.take(100, everything)
+        assert.isAtMost(some.length, 2)
+        order.push(...some.map(idOf))
+        yield* subscription.settle(some.map(acknowledge))
+      }
+      assert.deepStrictEqual(order, ["slow0", "slow3", "slow4", "slow5", "slow6"])
+    })
+  )
+
+  it.live("what a committed text says of messages that were deleted since is not taken for those behind them", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(100))
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic })
+          const taken = yield* takeMany(subscription, 100)
+          const open = new Set(["m0", "m50", "m70"])
+          yield* subscription.settle(taken.filter((one) => !open.has(idOf(one))).map(acknowledge))
+        })
+      )
+      const admin = yield* client(broker).admin
+      yield* Effect.promise(() =>
+        admin.deleteRecords({ topics: [{ name: topic, partitions: [{ partition: 0, offset: 10n }] }] })
+      )
+      for (const last of [false, true]) {
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            // It takes one of them only, so that the other is not read, or not looked at.
+            const subscription = yield* subscribe(driver, { topic, credit: last ? 10 : 1 })
+            assert.deepStrictEqual(
+              (yield* takeMany(subscription, last ? 2 : 1)).map(idOf),
+              last ? ["m50", "m70"] : ["m50"]
+            )
+          })
+        )
+      }
+    })
+  )
+
+  it.live("where the log was cut off behind the group, what is written there is read", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(10))
+      // As after the loss of a server that alone had the end of the log.
+      const text = JSON.stringify({ v: 2, reach: 2000, open: [], tried: [] })
+      yield* client(broker).commit(`${topic}..g`, topic, 0, 1000n, text)
+      const first = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic })
+          yield* Effect.sleep("1 second")
+          yield* publish(driver, topic, ids(100, "n"))
+          const [one] = yield* takeMany(subscription, 100)
+          if (one !== undefined) yield* subscription.settle([acknowledge(one)])
+          return one
+        })
+      )
+      assert.strictEqual(first && idOf(first), "n0")
+      const next = yield* subscribe(driver, { topic })
+      assert.deepStrictEqual((yield* takeMany(next, 99)).map(idOf), ids(100, "n").slice(1))
+    })
+  )
+
   it.live(
     "a message that is tried again in its place keeps its attempt and its time over a restart, and its key waits",
     () =>

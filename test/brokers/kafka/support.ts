@@ -59,6 +59,20 @@ export const client = (broker: string) => {
         ),
         (producer) => Effect.promise(() => producer.close())
       ),
+    /** Commits an offset of a group without members. */
+    commit: (groupId: string, topic: string, partitionIndex: number, offset: bigint, text: string) =>
+      Effect.promise(async () => {
+        const pool = new Client.ConnectionPool("test")
+        const [host = "", port] = broker.split(":")
+        const partition = { partitionIndex, committedOffset: offset, committedLeaderEpoch: -1, committedMetadata: text }
+        try {
+          const connection = await pool.get({ host, port: Number(port) })
+          const topics = [{ name: topic, partitions: [partition] }]
+          await Client.offsetCommitV9.api.async(connection, groupId, -1, "", null, topics)
+        } finally {
+          await pool.close()
+        }
+      }),
     /** Reads so many records of a topic from its beginning. */
     read: (topic: string, count: number) =>
       Effect.promise(async () => {
