@@ -73,6 +73,22 @@ export const client = (broker: string) => {
           await pool.close()
         }
       }),
+    /** How many records the topic has. */
+    count: (topic: string) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const admin = yield* client(broker).admin
+          const [info] = yield* Effect.promise(() =>
+            admin.metadata({ topics: [topic] }).then(({ topics }) => [topics.get(topic)])
+          )
+          const partitions = Array.from({ length: info?.partitionsCount ?? 0 }, (_, partitionIndex) => ({
+            partitionIndex,
+            timestamp: -1n
+          }))
+          const ends = yield* Effect.promise(() => admin.listOffsets({ topics: [{ name: topic, partitions }] }))
+          return ends[0]?.partitions.reduce((sum, { offset }) => sum + Number(offset), 0) ?? 0
+        })
+      ),
     /** Reads so many records of a topic from its beginning. */
     read: (topic: string, count: number) =>
       Effect.promise(async () => {

@@ -51,6 +51,8 @@ export class Consumption {
   private readonly lost: Queue.Queue<ReadonlyArray<Delivery>, Cause.Done>
   private readonly sendCopy: SendCopy
   private readonly waiters = new Set<() => void>()
+  /** For the next `take`. */
+  private picked: Array<KafkaDelivery> = []
   private credit: number
   private turn = 0
   private ended: BrokerError | undefined
@@ -90,7 +92,10 @@ export class Consumption {
       membership: this.membership,
       commits: this.commits,
       log,
-      onLost: (deliveries) => Queue.offerUnsafe(this.lost, deliveries),
+      onLost: (deliveries) => {
+        this.picked = this.picked.filter((one) => !deliveries.includes(one))
+        Queue.offerUnsafe(this.lost, deliveries)
+      },
       onChange: () => {
         this.wake()
         this.fetcher.poke()
@@ -137,10 +142,10 @@ export class Consumption {
     )
   }
 
-  private pick(max: number, maxBytes: number): ReadonlyArray<Delivery> {
+  private pick(max: number, maxBytes: number): Array<KafkaDelivery> {
     this.membership.giveUpIfExpired()
     const room = Math.min(max, this.credit - this.held)
-    const deliveries: Array<Delivery> = []
+    const deliveries: Array<KafkaDelivery> = []
     if (room <= 0) return deliveries
     const now = Date.now()
     const partitions = [...this.partitions.values()]
@@ -167,12 +172,13 @@ export class Consumption {
   take(max: number, maxBytes: number): Effect.Effect<ReadonlyArray<Delivery>, BrokerError> {
     const attempt: Effect.Effect<ReadonlyArray<Delivery>, BrokerError> = Effect.suspend(() => {
       if (this.ended !== undefined) return Effect.fail(this.ended)
-      const deliveries = this.pick(max, maxBytes)
-      return deliveries.length > 0
-        ? Effect.succeed(deliveries)
-        : Effect.andThen(Effect.interruptible(this.changed), attempt)
+      if (this.picked.length === 0) this.picked = this.pick(max, maxBytes)
+      // It hands over in one last step: interrupted before, it leaves them to the next.
+      return this.picked.length > 0
+        ? Effect.sync(() => this.picked.splice(0, max))
+        : Effect.andThen(this.changed, attempt)
     })
-    return Effect.uninterruptible(attempt)
+    return attempt
   }
 
   /** Waits until there may be something that was not there. */

@@ -217,12 +217,13 @@ const renewed = (delivery: Delivery): undefined | "Lost" =>
 
 const copyBy =
   (parts: Parts, group: Group): SendCopy =>
-  ({ entry }, message, due, done) => {
+  (delivery, message, due, done) => {
+    const { entry } = delivery
     const about = { operation: "retry", topic: group.topic, ids: [message.envelope.id] }
     parts.topology.needRetryTopic(group).then(
       (topic) => {
-        // It was lost meanwhile, and comes to another owner as it was.
-        if (entry.record === undefined) {
+        // It was lost meanwhile, or given back, and comes as it was.
+        if (entry.record === undefined || entry.delivery !== delivery) {
           const error = rejected(about, "Refused", "the message was settled otherwise")
           return done({ _tag: "Failed", error })
         }

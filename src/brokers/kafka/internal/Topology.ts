@@ -163,6 +163,8 @@ export class Topology {
         const { topics } = await this.cluster
           .at(this.cluster.control, node, listOffsetsV8.api, -1, 0, [{ name, partitions }])
           .catch((error: unknown) => {
+            // It was there: it is being deleted, or has just been, and is asked for anew.
+            if (hasCode(error, "UNKNOWN_TOPIC_OR_PARTITION")) throw this.notYet(name)
             this.cluster.forget(name)
             throw error
           })
