@@ -6,7 +6,7 @@ import { Effect, Fiber } from "effect"
 import type { Driver } from "millrace"
 import { describeWith } from "../services.ts"
 import { message } from "../support.ts"
-import { client, connect, fresh, proxied, until } from "./support.ts"
+import { client, connect, fresh, proxied, until, untilEffect } from "./support.ts"
 
 const codeOf = (answer: Driver.Published | undefined): string | undefined =>
   answer?._tag === "Failed" && answer.error.reason._tag === "Rejected" ? answer.error.reason.code : answer?._tag
@@ -77,6 +77,48 @@ describeWith("kafka", (kafka) => {
         ids
       )
       assert.strictEqual(yield* client(broker).count(topic), ids.length, "nothing is there twice")
+    })
+  )
+
+  it.live("the numbers of what may have been written are not given to another message", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const { driver, proxy } = yield* proxiedDriver(broker)
+      yield* driver.declare({ topic, groups: [] })
+      const admin = yield* client(broker).admin
+      /** Changes what the topic takes, so that what it has taken is refused when it comes again. */
+      const take = (bytes: number) =>
+        Effect.promise(() =>
+          admin.incrementalAlterConfigs({
+            resources: [
+              {
+                resourceType: 2,
+                resourceName: topic,
+                configs: [{ name: "max.message.bytes", configOperation: 0, value: String(bytes) }]
+              }
+            ]
+          })
+        )
+      const large = (id: string) => ({ ...to(topic, id, "k"), body: new Uint8Array(2000) })
+      yield* driver.publish([large("m0")])
+      yield* proxy.stall("toClient")
+      const publishing = yield* Effect.forkScoped(driver.publish([large("m1")]))
+      yield* untilEffect(
+        "the server has it",
+        Effect.map(client(broker).count(topic), (count) => count === 2)
+      )
+      yield* take(1000)
+      yield* proxy.cut
+      yield* proxy.restore
+      const [unknown] = yield* Fiber.join(publishing)
+      assert.strictEqual(
+        unknown?._tag === "Failed" && unknown.error.reason._tag,
+        "Unavailable",
+        "it is there after all"
+      )
+      yield* take(1_000_000)
+      assert.deepStrictEqual((yield* driver.publish([large("m2")])).map(codeOf), ["Confirmed"])
+      assert.strictEqual(yield* client(broker).count(topic), 3)
     })
   )
 

@@ -1,4 +1,7 @@
 /** Members come and go, are cut off and come back: nothing is lost, and what is taken away is not worked on any more. */
+import { spawn } from "node:child_process"
+import { join } from "node:path"
+import { createInterface } from "node:readline"
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Layer, Schema, Stream } from "effect"
 import type { Driver } from "millrace"
@@ -112,6 +115,100 @@ describeWith("kafka", (kafka) => {
       assert.isDefined(waiting.pollUnsafe(), "it receives again")
       assert.isBelow(performance.now() - restored, 12_000)
     })
+  )
+
+  it.live(
+    "a member whose answers stay away for longer than its session comes back, although the server has heard it",
+    () =>
+      Effect.gen(function* () {
+        const topic = fresh()
+        const way = yield* proxied(broker)
+        const [deaf, direct] = [yield* connect(broker, way.options), yield* connect(broker)]
+        yield* direct.declare({ topic, groups: ["g"] })
+        const subscription = yield* subscribe(deaf, { topic })
+        const lost = yield* lostOf(subscription)
+        yield* publish(direct, topic, 20)
+        const held: Array<Driver.Delivery> = []
+        while (held.length < 20) held.push(...(yield* subscription.take(100, everything)))
+        yield* way.proxy.stall("toClient")
+        yield* until("all is lost", () => lost.length === 20)
+        // The answer to what it has asked last is on its way.
+        yield* Effect.sleep("500 millis")
+        yield* way.proxy.restore
+        const since = performance.now()
+        const got = new Set<string>()
+        while (got.size < 20) {
+          const some = yield* Effect.timeout(subscription.take(100, everything), "10 seconds")
+          for (const one of some) got.add(idOf(one))
+        }
+        assert.isBelow(performance.now() - since, 10_000)
+      })
+  )
+
+  it.live(
+    "a process that stood still for longer than its session settles nothing any more; nothing is lost or reordered",
+    () =>
+      Effect.gen(function* () {
+        const topic = fresh()
+        const driver = yield* connect(broker)
+        yield* driver.declare({ topic, groups: ["g"] })
+        yield* publish(driver, topic, 20)
+        const lines: Array<{
+          readonly held?: number
+          readonly answers?: ReadonlyArray<string>
+          readonly got?: string
+        }> = []
+        const child = yield* Effect.acquireRelease(
+          Effect.sync(() =>
+            spawn(
+              process.execPath,
+              ["--conditions=millrace-source", join(import.meta.dirname, "member.ts"), broker, topic],
+              { stdio: ["ignore", "pipe", "inherit"] }
+            )
+          ),
+          (child) => Effect.sync(() => child.kill("SIGKILL"))
+        )
+        createInterface({ input: child.stdout }).on("line", (line) => lines.push(JSON.parse(line)))
+        yield* until("it has all", () => lines.some(({ held }) => held === 20))
+        child.kill("SIGSTOP")
+        const other = yield* subscribe(driver, { topic, order: "key" })
+        const got: Array<string> = []
+        while (got.length < 20) {
+          const some = yield* Effect.timeout(other.take(100, everything), "20 seconds")
+          got.push(...some.map(idOf))
+          yield* other.settle(some.map(acknowledge))
+        }
+        assert.strictEqual(new Set(got).size, 20, "each once")
+        child.kill("SIGCONT")
+        yield* until("it has settled", () => lines.some(({ answers }) => answers !== undefined))
+        const answers = lines.find(({ answers }) => answers !== undefined)?.answers
+        assert.deepStrictEqual([...new Set(answers)], ["Lost"])
+        // Both go on: each key's messages come in order, to one of them, or to one after the other.
+        const working = yield* Effect.forkScoped(
+          Effect.forever(
+            Effect.flatMap(other.take(100, everything), (some) => {
+              for (const { message } of some) lines.push({ got: message.envelope.id })
+              return other.settle(some.map(acknowledge))
+            })
+          )
+        )
+        const numbers = Array.from({ length: 300 }, (_, n) => n)
+        for (const n of numbers) {
+          yield* driver.publish([
+            message(`${n % 30}/${n}`, { destination: { _tag: "Topic", topic }, key: `k${n % 30}` })
+          ])
+          yield* Effect.sleep(10)
+        }
+        const later = () => lines.flatMap(({ got }) => (got?.includes("/") ? [got] : []))
+        yield* until("all are handled", () => new Set(later()).size === 300)
+        yield* Fiber.interrupt(working)
+        const seen = new Map<string, number>()
+        for (const id of new Set(later())) {
+          const [key = "", n] = id.split("/")
+          assert.isAbove(Number(n), seen.get(key) ?? -1, `the order of key ${key}`)
+          seen.set(key, Number(n))
+        }
+      })
   )
 
   it.live("members come and go every second under load: nothing is lost, and the order of keys holds", () =>
