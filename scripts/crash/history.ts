@@ -42,13 +42,16 @@ export interface History {
   readonly handledBy: (group: string) => ReadonlySet<string>
 }
 
+/** Whole numbers, of which the longer one is larger. */
+const byTime = (a: Line, b: Line): number => a.at.length - b.at.length || (a.at < b.at ? -1 : 1)
+
 export const read = (folder: string): History => {
   const lines = readdirSync(folder)
     .filter((name) => name.endsWith(".jsonl"))
     .flatMap((name) => readFileSync(join(folder, name), "utf8").split("\n"))
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line) as Line)
-    .toSorted((a, b) => Number(BigInt(a.at) - BigInt(b.at)))
+    .toSorted(byTime)
   const confirmed = new Set<string>()
   const sent = new Map<string, { readonly key: string; readonly n: number }>()
   const runs: Array<Run> = []

@@ -1,11 +1,11 @@
 /** Operations that are interrupted at each of their steps: nothing is lost, done twice or left behind. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Exit } from "effect"
+import { Effect, Exit, Option } from "effect"
 import type { Driver } from "millrace"
 import { everyInterruptionPoint } from "millrace/testing"
 import { describeWith } from "../services.ts"
 import { idOf, message, subscribe } from "../support.ts"
-import { client, connect, fresh } from "./support.ts"
+import { client, connect, fresh, proxied } from "./support.ts"
 
 const everything = Number.MAX_SAFE_INTEGER
 
@@ -87,14 +87,23 @@ describeWith("kafka", (kafka) => {
   it.live("a subscription that is interrupted while it opens leaves no member behind", () =>
     Effect.gen(function* () {
       const topic = fresh()
-      const driver = yield* connect(broker, { createTopics })
-      yield* driver.declare({ topic, groups: ["g"] })
-      yield* driver.publish([message("m", { destination: { _tag: "Topic", topic } })])
-      const swept = yield* everyInterruptionPoint(Effect.scoped(subscribe(driver, { topic })), () =>
+      const way = yield* proxied(broker)
+      const [slow, driver] = [yield* connect(broker, { ...way.options, createTopics }), yield* connect(broker)]
+      yield* slow.declare({ topic, groups: ["g"] })
+      yield* way.proxy.slow({ latency: "25 millis" })
+      let opened = false
+      let after = 0
+      // It is interrupted later each time, and so while each of its requests is on its way to the server or back.
+      for (; !opened; after += 35) {
+        const exit = yield* Effect.exit(
+          Effect.timeoutOption(Effect.scoped(subscribe(slow, { topic })), `${after} millis`)
+        )
+        opened = Exit.isSuccess(exit) && Option.isSome(exit.value)
         // The server refuses it while the group has a member.
-        Effect.andThen(driver.removeGroup({ topic, group: "g" }), driver.declare({ topic, groups: ["g"] }))
-      )
-      assert.isAbove(swept, 10)
+        yield* driver.removeGroup({ topic, group: "g" })
+        yield* slow.declare({ topic, groups: ["g"] })
+      }
+      assert.isAbove(after, 100)
     })
   )
 
