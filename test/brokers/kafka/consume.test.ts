@@ -1,10 +1,12 @@
 /** Consuming: what is committed, what waits, and what another owner of a partition knows. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Context, Effect, Exit, Fiber, Layer } from "effect"
 import type { Driver } from "millrace"
+import { Broker } from "millrace"
+import { Kafka } from "millrace/kafka"
 import { describeWith } from "../services.ts"
 import { idOf, message, subscribe } from "../support.ts"
-import { client, connect, fresh, until, untilEffect } from "./support.ts"
+import { client, connect, fresh, layerAt, until, untilEffect } from "./support.ts"
 
 const everything = Number.MAX_SAFE_INTEGER
 
@@ -262,6 +264,71 @@ describeWith("kafka", (kafka) => {
         "what is finished is committed",
         Effect.map(waiting, (n) => n === 5)
       )
+    })
+  )
+
+  it.live(
+    "a new group begins at offsets, and one without members goes back to them; the lag of each partition is told",
+    () =>
+      Effect.gen(function* () {
+        const topic = fresh()
+        const group = { topic, group: "g" }
+        const layer = yield* Layer.build(Layer.fresh(layerAt(broker)))
+        const run = <A, E>(effect: Effect.Effect<A, E, Broker.Broker<"replay">>) => Effect.provideContext(effect, layer)
+        const driver: Driver.Driver = Context.get(layer, Broker.Broker)
+        yield* driver.declare({ topic, groups: ["first"] })
+        const producer = yield* client(broker).producer()
+        yield* Effect.promise(() =>
+          producer.send({
+            acks: -1,
+            messages: ids(20).map((id, i) => ({ topic, partition: i % 2, value: Buffer.from(id) }))
+          })
+        )
+        yield* run(Kafka.moveTo({ ...group, offsets: [7, 9] }))
+        const lagOf = Effect.map(run(Kafka.lag(group)), (found) =>
+          found.filter((one) => one.topic === topic).map(({ committed, end, lag }) => [committed, end, lag])
+        )
+        // The other partitions are empty.
+        const empty = [0, 0, 0]
+        assert.deepStrictEqual(yield* lagOf, [[7, 10, 3], [9, 10, 1], empty, empty])
+        const textOf = ({ message }: Driver.Delivery) => Buffer.from(message.body).toString()
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const subscription = yield* subscribe(driver, { topic })
+            const taken = yield* takeMany(subscription, 4)
+            assert.deepStrictEqual(taken.map(textOf).toSorted(), ["m14", "m16", "m18", "m19"])
+            const refused = yield* Effect.flip(run(Kafka.moveTo({ ...group, offsets: [0] })))
+            assert.deepInclude(refused.reason, { _tag: "Rejected", code: "Refused" })
+            // All but the first of them.
+            yield* subscription.settle(taken.filter((one) => textOf(one) !== "m14").map(acknowledge))
+          })
+        )
+        assert.deepStrictEqual(yield* lagOf, [[7, 10, 1], [10, 10, 0], empty, empty])
+        yield* run(Kafka.moveTo({ ...group, offsets: [undefined, 0] }))
+        assert.deepStrictEqual(yield* lagOf, [[7, 10, 1], [0, 10, 10], empty, empty])
+        const next = yield* subscribe(driver, { topic })
+        assert.strictEqual((yield* takeMany(next, 11)).length, 11)
+        const many = yield* Effect.flip(run(Kafka.moveTo({ topic, group: "h", offsets: [0, 0, 0, 0, 0] })))
+        assert.include(many.message, "has 4 partitions")
+        assert.isTrue(Exit.hasDies(yield* Effect.exit(run(Kafka.moveTo({ ...group, offsets: [-1] })))))
+      })
+  )
+
+  it.live("a new group begins with what was written since a time", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      yield* driver.declare({ topic, groups: ["first"] })
+      yield* publish(driver, topic, ids(20), (id) => id)
+      yield* Effect.sleep("50 millis")
+      const since = new Date()
+      yield* publish(driver, topic, ids(20, "n"), (id) => id)
+      const begun = yield* subscribe(driver, { topic, group: "since", replay: since })
+      assert.deepStrictEqual((yield* takeMany(begun, 20)).map(idOf).toSorted(), ids(20, "n").toSorted())
+      const whole = yield* subscribe(driver, { topic, group: "whole", replay: "earliest" })
+      assert.strictEqual((yield* takeMany(whole, 40)).length, 40)
+      const later = yield* subscribe(driver, { topic, group: "later", replay: new Date(Date.now() + 60_000) })
+      assert.deepStrictEqual(yield* rest(later), [])
     })
   )
 

@@ -17,7 +17,8 @@ import type {
   Topology
 } from "../../../messaging/Driver.ts"
 import { Registry } from "../../../registry/Registry.ts"
-import { backlogOf, backlogOfOne } from "./Backlog.ts"
+import type { PartitionLag } from "../Positions.ts"
+import { backlogOf, backlogOfOne, lagOf } from "./Backlog.ts"
 import type { TopicInfo } from "./Cluster.ts"
 import type { SendCopy } from "./Consumption.ts"
 import { Consumption } from "./Consumption.ts"
@@ -29,8 +30,16 @@ import type { Outgoing } from "./Producer.ts"
 import { entryOf } from "./registered.ts"
 import type { Settings } from "./Settings.ts"
 
+/** With what Kafka alone can. */
+export interface KafkaDriver extends Driver {
+  readonly kafka: {
+    readonly lag: (group: Group) => Effect.Effect<ReadonlyArray<PartitionLag>, BrokerError>
+    readonly moveTo: (group: Group, offsets: ReadonlyArray<number | undefined>) => Effect.Effect<void, BrokerError>
+  }
+}
+
 /** Opens the connections; they close with the scope. Fails where no server can be reached, or they refuse. */
-export const open = (settings: Settings, name: string): Effect.Effect<Driver, BrokerError, Scope.Scope> =>
+export const open = (settings: Settings, name: string): Effect.Effect<KafkaDriver, BrokerError, Scope.Scope> =>
   Effect.gen(function* () {
     const parts = yield* Effect.acquireRelease(
       Effect.sync(() => new Parts(settings)),
@@ -64,7 +73,11 @@ export const open = (settings: Settings, name: string): Effect.Effect<Driver, Br
       backlog: (group) => about(parts, "ask for the backlog", group, () => backlogOf(parts, group)),
       groups: (topic) => about(parts, "list groups", { topic }, () => parts.topology.groups(topic)),
       removeGroup: (group) => removeGroup(parts, group),
-      deadLetters: parts.letters.store(parts.removeLetter)
+      deadLetters: parts.letters.store(parts.removeLetter),
+      kafka: {
+        lag: (group) => about(parts, "ask for the lag", group, () => lagOf(parts, group)),
+        moveTo: (group, offsets) => about(parts, "move a group", group, () => parts.topology.moveTo(group, offsets))
+      }
     }
   })
 

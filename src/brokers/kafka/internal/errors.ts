@@ -82,7 +82,7 @@ const noes: ReadonlyArray<readonly [codes: RegExp, code: Rejected["code"], advic
     "clients of another kind are members of the group; stop them first"
   ],
   [/^GROUP_MAX_SIZE_REACHED$/, "Full", "the group has as many members as the server allows"],
-  [/^NON_EMPTY_GROUP$/, "Refused", "the group has members in other processes; stop them first"],
+  [/^NON_EMPTY_GROUP$/, "Refused", "stop its consumers first"],
   [
     /^(INVALID_REPLICATION_FACTOR|INVALID_PARTITIONS|INVALID_CONFIG|POLICY_VIOLATION|INVALID_RECORD|INVALID_REQUEST)$/,
     "Refused",
