@@ -29,6 +29,7 @@ import { Parts } from "./Parts.ts"
 import type { Outgoing } from "./Producer.ts"
 import { entryOf } from "./registered.ts"
 import type { Settings } from "./Settings.ts"
+import { checkVersions } from "./versions.ts"
 
 /** With what Kafka alone can. */
 export interface KafkaDriver extends Driver {
@@ -46,7 +47,10 @@ export const open = (settings: Settings, name: string): Effect.Effect<KafkaDrive
       ({ close }) => close
     )
     yield* Effect.tryPromise({
-      try: () => parts.cluster.refresh([]),
+      try: async () => {
+        await checkVersions(parts.cluster)
+        await parts.cluster.refresh([])
+      },
       catch: (error) => errorOf({ operation: "connect" }, error)
     })
     const registry = yield* Registry
