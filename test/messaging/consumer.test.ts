@@ -2,8 +2,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { Consumer, DeadLetters, Topic } from "millrace"
-import { Busy, balanced, logged, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+import { Consumer, DeadLetters, Registry, TaskDump, Topic } from "millrace"
+import { Busy, balanced, gate, logged, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
 
 const letters = (group = "g") => Stream.runCollect(DeadLetters.list(Numbers, { group }))
 
@@ -334,5 +334,27 @@ describe("what a person is told", () => {
         assert.strictEqual(told.length, 4)
       })
     )
+  )
+
+  it.effect(
+    "is in a dump: each message that is handled or waits behind its key, without a line of Millrace's own",
+    () =>
+      onMemory(
+        Effect.gen(function* () {
+          yield* Registry.watch()
+          const one = yield* gate
+          yield* Consumer.make(Numbers, () => one.pass, { group: "g", order: "key" })
+          const id = (n: number) => Effect.map(publish(n, "k"), (receipt) => receipt.id)
+          const [first, second] = [yield* id(1), yield* id(2)]
+          yield* settle
+          const lines = (yield* TaskDump.dump).split("\n").slice(1)
+          assert.match(lines[0] ?? "", new RegExp(`^ {2}running +${first} .* key "k" .* old$`))
+          assert.match(
+            lines[1] ?? "",
+            new RegExp(`^ {2}queued +${second} .* waits for key "k", held by task "${first}"$`)
+          )
+          yield* one.open
+        }).pipe(Effect.provideService(Registry.Registry, Registry.makeUnsafe()))
+      )
   )
 })
