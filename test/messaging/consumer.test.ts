@@ -2,8 +2,26 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { Consumer, DeadLetters, Registry, TaskDump, Topic } from "millrace"
-import { Busy, balanced, gate, logged, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+import { Broker, Consumer, DeadLetters, Registry, TaskDump, Topic } from "millrace"
+import {
+  Busy,
+  balanced,
+  changedSubscription,
+  gate,
+  logged,
+  Numbers,
+  onMemory,
+  publish,
+  Refused,
+  scopedInTime,
+  settle
+} from "./support.ts"
+
+const cut = new Broker.BrokerError({
+  broker: "memory",
+  operation: "take",
+  reason: new Broker.Unavailable({ detail: "the line is cut" })
+})
 
 const letters = (group = "g") => Stream.runCollect(DeadLetters.list(Numbers, { group }))
 
@@ -336,25 +354,41 @@ describe("what a person is told", () => {
     )
   )
 
-  it.effect(
-    "is in a dump: each message that is handled or waits behind its key, without a line of Millrace's own",
-    () =>
-      onMemory(
-        Effect.gen(function* () {
-          yield* Registry.watch()
-          const one = yield* gate
-          yield* Consumer.make(Numbers, () => one.pass, { group: "g", order: "key" })
-          const id = (n: number) => Effect.map(publish(n, "k"), (receipt) => receipt.id)
-          const [first, second] = [yield* id(1), yield* id(2)]
-          yield* settle
-          const lines = (yield* TaskDump.dump).split("\n").slice(1)
-          assert.match(lines[0] ?? "", new RegExp(`^ {2}running +${first} .* key "k" .* old$`))
-          assert.match(
-            lines[1] ?? "",
-            new RegExp(`^ {2}queued +${second} .* waits for key "k", held by task "${first}"$`)
-          )
-          yield* one.open
-        }).pipe(Effect.provideService(Registry.Registry, Registry.makeUnsafe()))
+  it.effect("is in a dump: each message that is handled or waits behind its key", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* Registry.watch()
+        const one = yield* gate
+        yield* Consumer.make(Numbers, () => one.pass, { group: "g", order: "key" })
+        const { id: first } = yield* publish(1, "k")
+        const { id: second } = yield* publish(2, "k")
+        yield* settle
+        const [head = "", running = "", queued = ""] = (yield* TaskDump.dump).split("\n")
+        assert.match(
+          head,
+          /^Consumer "numbers\/g" \(1 of \d+ slots, backlog 1 of \d+\): 2 received, 1 queued, 1 running/
+        )
+        // No place of submission: it would be a line of Millrace's own.
+        assert.match(running, new RegExp(`^ {2}running +${first} .* key "k" .* old$`))
+        assert.match(queued, new RegExp(`^ {2}queued +${second} .* waits for key "k", held by task "${first}"$`))
+        yield* one.open
+      }).pipe(Effect.provideService(Registry.Registry, Registry.makeUnsafe()))
+    )
+  )
+
+  it.effect("is in a dump: a broker that does not answer", () =>
+    Effect.gen(function* () {
+      yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+      yield* settle
+      const [head = ""] = (yield* TaskDump.dump).split("\n")
+      assert.match(
+        head,
+        /^Consumer "numbers\/g" \(.*, unreachable: memory: take could not be confirmed: the line is cut\)/
       )
+    }).pipe(
+      scopedInTime,
+      Effect.provide(changedSubscription((subscription) => ({ ...subscription, take: () => Effect.fail(cut) }))),
+      Effect.provideService(Registry.Registry, Registry.makeUnsafe())
+    )
   )
 })

@@ -145,6 +145,15 @@ class Running {
     return { status, problem, sinceTaken: engine.now() - this.connection.takenAt }
   }
 
+  /** What a person should know of it beside its numbers. */
+  notes(): ReadonlyArray<string> {
+    const { problem, status } = this.health()
+    // The pool says itself that it is paused or closing.
+    return status === "unreachable" || status === "stalled"
+      ? [problem === undefined ? status : `${status}: ${problem.message}`]
+      : []
+  }
+
   face(pool: WorkerPool): RunningConsumer {
     const { engine } = this
     const { shutdownDeadline } = this.parts.settings
@@ -196,6 +205,9 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
     Effect.gen(function* () {
       const { settings, work } = parts
       const { topic, group } = work
+      // They need the pool, and are there when the registry is first read.
+      let engine: ConsumerEngine | undefined
+      let running: Running | undefined
       const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
         name: `${topic}/${group}`,
         concurrency: settings.concurrency,
@@ -203,16 +215,20 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
         rateLimit: settings.rateLimit,
         shutdownDeadline: settings.shutdownDeadline,
         shutdownGrace: settings.shutdownGrace,
-        silent: true
+        owner: {
+          counts: () => (engine === undefined ? [] : Object.entries(engine.books.read())),
+          notes: () => running?.notes() ?? []
+        }
       })
       const subscribed = yield* subscribe(parts, restore)
       const clock = yield* Clock.Clock
       const registry = yield* Registry
       const { subscription } = subscribed
-      const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
-      const running = new Running(parts, engine, subscribed)
-      yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
-      yield* running.begin
-      return running.face(pool)
+      engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
+      const consumer = new Running(parts, engine, subscribed)
+      running = consumer
+      yield* Effect.addFinalizer(() => consumer.drain(settings.shutdownDeadline))
+      yield* consumer.begin
+      return consumer.face(pool)
     })
   )

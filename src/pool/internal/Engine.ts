@@ -68,7 +68,7 @@ export class Engine {
     this.entry = {
       kind,
       name: settings.name,
-      counts: () => Object.entries(this.accounting()),
+      counts: settings.owner?.counts ?? (() => Object.entries(this.accounting())),
       tasks: () => taskInfos(this),
       notes: () => notes(this)
     }
