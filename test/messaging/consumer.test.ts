@@ -1,11 +1,12 @@
 /** What a consumer does with a message, by how its handler ends. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Schedule, Schema, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, DeadLetters, Registry, TaskDump, Topic } from "millrace"
 import {
   Busy,
   balanced,
+  changedDriver,
   changedSubscription,
   gate,
   logged,
@@ -391,4 +392,40 @@ describe("what a person is told", () => {
       Effect.provideService(Registry.Registry, Registry.makeUnsafe())
     )
   )
+
+  it.effect("is in the registry from its subscription on, and leaves it with its report", () => {
+    const events: Array<Registry.Event> = []
+    return Effect.gen(function* () {
+      yield* Registry.watch((event) => events.push(event))
+      const subscribing = yield* Effect.forkChild(
+        Consumer.make(Numbers, () => Effect.void, { group: "g" }),
+        {
+          startImmediately: true
+        }
+      )
+      yield* settle
+      assert.match(yield* TaskDump.dump, /^Consumer "numbers\/g" \(.*, subscribing\)/)
+      yield* TestClock.adjust("1 second")
+      const consumer = yield* Fiber.join(subscribing)
+      yield* publish(1)
+      yield* settle
+      const report = yield* consumer.drain()
+      assert.deepStrictEqual(
+        events.map(({ _tag }) => _tag),
+        ["Opened", "Closed"]
+      )
+      assert.deepInclude(events[1], { report })
+      assert.deepInclude(report.accounting, { acknowledged: 1 })
+      assert.include(yield* TaskDump.dump, "Nothing is open")
+    }).pipe(
+      scopedInTime,
+      Effect.provide(
+        changedDriver((driver) => ({
+          ...driver,
+          subscribe: (options) => Effect.delay(driver.subscribe(options), "1 second")
+        }))
+      ),
+      Effect.provideService(Registry.Registry, Registry.makeUnsafe())
+    )
+  })
 })

@@ -68,11 +68,12 @@ export class Engine {
     this.entry = {
       kind,
       name: settings.name,
-      counts: settings.owner?.counts ?? (() => Object.entries(this.accounting())),
+      counts: () => Object.entries(this.accounting()),
       tasks: () => taskInfos(this),
       notes: () => notes(this)
     }
-    registry.open(this.entry)
+    if (settings.owner === undefined) registry.open(this.entry)
+    else settings.owner(this.entry)
   }
 
   get name(): string {

@@ -57,7 +57,6 @@ export const notes = (engine: Engine): ReadonlyArray<string> => {
     `backlog ${admission.queued} of ${settings.capacity}`,
     ...(slots.paused ? ["paused"] : []),
     ...(shutdown.isOpen ? [] : ["closing"]),
-    ...(settings.owner?.notes() ?? []),
     ...(halted.length === 0 ? [] : [`${halted.length} keys halted by failures, such as "${halted[0]?.[0]}"`])
   ]
 }

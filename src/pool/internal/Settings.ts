@@ -35,11 +35,8 @@ export interface Settings {
   readonly owner: Owner | undefined
 }
 
-/** What a pool is a part of: it logs a report of its own, and says in the registry what it does. */
-export interface Owner {
-  readonly counts: Entry["counts"]
-  readonly notes: Entry["notes"]
-}
+/** What a pool is a part of: it logs a report of its own, and is in the registry in place of the pool, whose entry it is handed. */
+export type Owner = (entry: Entry) => void
 
 /** The defaults; every one of them is finite. */
 export const defaults = {
