@@ -332,6 +332,21 @@ describeWith("kafka", (kafka) => {
     })
   )
 
+  it.live("a group that was removed and asked for anew has the backlog of its new subscription", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      // It stays open, and ends with the group.
+      const ended = yield* subscribe(driver, { topic })
+      yield* driver.removeGroup({ topic, group: "g" })
+      assert.strictEqual((yield* Effect.flip(ended.take(1, everything))).reason._tag, "Rejected")
+      const subscription = yield* subscribe(driver, { topic })
+      yield* publish(driver, topic, ids(20), (id) => id)
+      yield* subscription.settle((yield* takeMany(subscription, 20)).map(acknowledge))
+      assert.deepInclude(yield* driver.backlog({ topic, group: "g" }), { waiting: 0, inFlight: 0 })
+    })
+  )
+
   it.live("a partition that the topic gets later is read from its beginning", () =>
     Effect.gen(function* () {
       const topic = fresh()

@@ -79,7 +79,7 @@ const partitionOf = (parts: Parts, group: Group, topic: string, index: number): 
   for (const { options, partitions } of parts.consumptions) {
     if (options.topic !== group.topic || options.group !== group.group) continue
     for (const partition of partitions.values())
-      if (partition.topic === topic && partition.index === index) return partition
+      if (partition.topic === topic && partition.index === index && !partition.closed) return partition
   }
   return undefined
 }
