@@ -4,6 +4,7 @@ import { assert, it } from "@effect/vitest"
 import { compatibilityPartitioner } from "@platformatic/kafka"
 import { Effect, Fiber } from "effect"
 import type { Driver } from "millrace"
+import { Registry } from "millrace"
 import { describeWith } from "../services.ts"
 import { message } from "../support.ts"
 import { client, connect, fresh, proxied, until, untilEffect } from "./support.ts"
@@ -157,6 +158,38 @@ describeWith("kafka", (kafka) => {
         assert.isBelow(total, 30)
       })
   )
+
+  it.live("publishers that wait for room do not take it all at once", () => {
+    const registry = Registry.makeUnsafe()
+    return Effect.gen(function* () {
+      const topic = fresh()
+      const { driver, proxy } = yield* proxiedDriver(broker, { bufferBytes: 20_000 })
+      yield* driver.declare({ topic, groups: [] })
+      yield* driver.publish([to(topic, "first")])
+      yield* proxy.stall()
+      let confirmed = 0
+      const publishing = yield* Effect.forkScoped(
+        Effect.forEach(
+          Array.from({ length: 200 }, (_, i) => ({ ...to(topic, `m${i}`, "k"), body: new Uint8Array(1000) })),
+          (one) => Effect.tap(driver.publish([one]), () => Effect.sync(() => confirmed++)),
+          { concurrency: "unbounded", discard: true }
+        )
+      )
+      yield* Effect.sleep("200 millis")
+      const bytes = () =>
+        [...registry.entries].flatMap(({ counts }) => counts()).find(([name]) => name === "unconfirmed bytes")?.[1] ?? 0
+      assert.isAtLeast(bytes(), 20_000)
+      yield* proxy.restore
+      let most = 0
+      while (confirmed < 200) {
+        most = Math.max(most, bytes())
+        yield* Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void)))
+      }
+      yield* Fiber.join(publishing)
+      // The last one that fits may go beyond it.
+      assert.isBelow(most, 22_000)
+    }).pipe(Effect.provideService(Registry.Registry, registry))
+  })
 
   for (const compression of ["gzip", "snappy", "lz4", "zstd"] as const) {
     it.live(`messages are compressed with ${compression}, and read`, () =>
