@@ -286,6 +286,30 @@ describeWith("kafka", (kafka) => {
     })
   )
 
+  it.live("connections that are gone without a word are replaced, and consumption goes on within ten seconds", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const way = yield* proxied(broker)
+      const [cut, direct] = [yield* connect(broker, way.options), yield* connect(broker)]
+      const subscription = yield* subscribe(cut, { topic })
+      const takeEight = Effect.gen(function* () {
+        const got = new Set<string>()
+        while (got.size < 8) {
+          const some = yield* subscription.take(100, everything)
+          for (const one of some) got.add(idOf(one))
+          yield* subscription.settle(some.map(acknowledge))
+        }
+      })
+      yield* publish(direct, topic, 8)
+      yield* takeEight
+      yield* way.proxy.halfOpen("client")
+      const since = performance.now()
+      yield* publish(direct, topic, 8)
+      yield* takeEight
+      assert.isBelow(performance.now() - since, 10_000)
+    })
+  )
+
   it.live(
     "packets that disappear for a while: what was published meanwhile comes within ten seconds, each key in order",
     () =>
