@@ -5,13 +5,15 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import { InvalidOption } from "../../../pool/WorkerPool.ts"
-import type { Options } from "../Options.ts"
+import type { Options, Order } from "../Options.ts"
 
 export interface Settings {
   /** Without a heartbeat of their own they have that of the options. */
   readonly urls: ReadonlyArray<string>
   readonly queueType: "quorum" | "classic"
   readonly priorities: number | undefined
+  /** Which groups can be consumed in order by key; none where it was not asked for. */
+  readonly ordered: true | ReadonlySet<string> | undefined
   readonly maxUnconfirmed: number
   readonly maxUnconfirmedBytes: number
   readonly maxMessageBytes: number
@@ -23,7 +25,7 @@ export interface Settings {
 }
 
 /** A wrong option is a defect that says what is allowed. */
-export const check = (options: Options<string, number | undefined>): Effect.Effect<Settings> => {
+export const check = (options: Options<string, number | undefined, Order | undefined>): Effect.Effect<Settings> => {
   const problems: Array<string> = []
   const whole = (name: string, value: number | undefined, fallback: number, most = Number.MAX_SAFE_INTEGER): number => {
     if (value === undefined) return fallback
@@ -54,10 +56,18 @@ export const check = (options: Options<string, number | undefined>): Effect.Effe
   if (priorities !== undefined && queueType === "quorum") {
     problems.push('priorities need queueType: "classic"; quorum queues have none')
   }
+  const { order } = options
+  if (order !== undefined && order !== true && !Array.isArray(order)) {
+    problems.push(`order must be true or a list of groups, got ${String(order)}`)
+  }
+  if (order !== undefined && priorities !== undefined) {
+    problems.push("order and priorities exclude each other: a priority is what lets a message pass others")
+  }
   const settings: Settings = {
     urls,
     queueType,
     priorities: priorities === undefined ? undefined : whole("priorities", priorities, 1, 255),
+    ordered: order === undefined || order === true ? order : new Set(order),
     maxUnconfirmed: whole("maxUnconfirmed", options.maxUnconfirmed, 1024),
     maxUnconfirmedBytes: whole("maxUnconfirmedBytes", options.maxUnconfirmedBytes, 16 * 1024 * 1024),
     maxMessageBytes: whole("maxMessageBytes", options.maxMessageBytes, 16 * 1024 * 1024),
