@@ -8,9 +8,9 @@ import { define, host, type Place, type Program } from "./Service.ts"
 
 const java: Program = { command: "java", apt: "default-jre-headless" }
 const maven: Program = { command: "mvn", apt: "maven" }
-const version = "4.1.1"
+export const version = "4.1.1"
 
-const properties = ({ data, ports }: Place<"broker" | "controller">) => `
+export const properties = ({ data, ports }: Place<"broker" | "controller">) => `
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@${host}:${ports.controller}
