@@ -17,7 +17,8 @@ import * as Context from "effect/Context"
 import type * as Types from "effect/Types"
 import type { Driver } from "./Driver.ts"
 
-export { BrokerError, Rejected, Unavailable } from "./BrokerError.ts"
+export type { About } from "./BrokerError.ts"
+export { BrokerError, errorsOf, Rejected, Unavailable } from "./BrokerError.ts"
 
 /**
  * What a broker may or may not be able to do. Each is named after the option that asks for it.

@@ -62,3 +62,32 @@ export class BrokerError extends Schema.TaggedError<BrokerError>("millrace/Broke
     return `${this.broker}: ${about} ${what}: ${this.reason.detail}`
   }
 }
+
+/** What an error is about. */
+export interface About {
+  /** What was being done, such as `publish`. */
+  readonly operation: string
+  readonly topic?: string | undefined
+  readonly ids?: ReadonlyArray<string> | undefined
+}
+
+/** The errors of one driver: for those who write one. `broker` is its system, such as `kafka`. */
+export const errorsOf = (broker: string) => {
+  const make = ({ ids, operation, topic }: About, reason: Unavailable | Rejected) =>
+    new BrokerError({
+      broker,
+      operation,
+      ...(topic === undefined ? {} : { topic }),
+      ...(ids === undefined ? {} : { ids }),
+      reason
+    })
+  const because = (cause: unknown) => (cause === undefined ? {} : { cause })
+  return {
+    /** The broker or the driver says no, and would again. */
+    rejected: (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
+      make(about, new Rejected({ code, detail, ...because(cause) })),
+    /** The broker could not be asked, or its answer did not arrive. */
+    unavailable: (about: About, detail: string, cause?: unknown): BrokerError =>
+      make(about, new Unavailable({ detail, ...because(cause) }))
+  }
+}

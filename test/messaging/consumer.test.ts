@@ -1,9 +1,28 @@
 /** What a consumer does with a message, by how its handler ends. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Schedule, Schema, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { Consumer, DeadLetters, Topic } from "millrace"
-import { Busy, balanced, logged, Numbers, onMemory, publish, Refused, settle } from "./support.ts"
+import { Broker, Consumer, DeadLetters, Registry, TaskDump, Topic } from "millrace"
+import {
+  Busy,
+  balanced,
+  changedDriver,
+  changedSubscription,
+  gate,
+  logged,
+  Numbers,
+  onMemory,
+  publish,
+  Refused,
+  scopedInTime,
+  settle
+} from "./support.ts"
+
+const cut = new Broker.BrokerError({
+  broker: "memory",
+  operation: "take",
+  reason: new Broker.Unavailable({ detail: "the line is cut" })
+})
 
 const letters = (group = "g") => Stream.runCollect(DeadLetters.list(Numbers, { group }))
 
@@ -335,4 +354,78 @@ describe("what a person is told", () => {
       })
     )
   )
+
+  it.effect("is in a dump: each message that is handled or waits behind its key", () =>
+    onMemory(
+      Effect.gen(function* () {
+        yield* Registry.watch()
+        const one = yield* gate
+        yield* Consumer.make(Numbers, () => one.pass, { group: "g", order: "key" })
+        const { id: first } = yield* publish(1, "k")
+        const { id: second } = yield* publish(2, "k")
+        yield* settle
+        const [head = "", running = "", queued = ""] = (yield* TaskDump.dump).split("\n")
+        assert.match(
+          head,
+          /^Consumer "numbers\/g" \(1 of \d+ slots, backlog 1 of \d+\): 2 received, 1 queued, 1 running/
+        )
+        // No place of submission: it would be a line of Millrace's own.
+        assert.match(running, new RegExp(`^ {2}running +${first} .* key "k" .* old$`))
+        assert.match(queued, new RegExp(`^ {2}queued +${second} .* waits for key "k", held by task "${first}"$`))
+        yield* one.open
+      }).pipe(Effect.provideService(Registry.Registry, Registry.makeUnsafe()))
+    )
+  )
+
+  it.effect("is in a dump: a broker that does not answer", () =>
+    Effect.gen(function* () {
+      yield* Consumer.make(Numbers, () => Effect.void, { group: "g" })
+      yield* settle
+      const [head = ""] = (yield* TaskDump.dump).split("\n")
+      assert.match(
+        head,
+        /^Consumer "numbers\/g" \(.*, unreachable: memory: take could not be confirmed: the line is cut\)/
+      )
+    }).pipe(
+      scopedInTime,
+      Effect.provide(changedSubscription((subscription) => ({ ...subscription, take: () => Effect.fail(cut) }))),
+      Effect.provideService(Registry.Registry, Registry.makeUnsafe())
+    )
+  )
+
+  it.effect("is in the registry from its subscription on, and leaves it with its report", () => {
+    const events: Array<Registry.Event> = []
+    return Effect.gen(function* () {
+      yield* Registry.watch((event) => events.push(event))
+      const subscribing = yield* Effect.forkChild(
+        Consumer.make(Numbers, () => Effect.void, { group: "g" }),
+        {
+          startImmediately: true
+        }
+      )
+      yield* settle
+      assert.match(yield* TaskDump.dump, /^Consumer "numbers\/g" \(.*, subscribing\)/)
+      yield* TestClock.adjust("1 second")
+      const consumer = yield* Fiber.join(subscribing)
+      yield* publish(1)
+      yield* settle
+      const report = yield* consumer.drain()
+      assert.deepStrictEqual(
+        events.map(({ _tag }) => _tag),
+        ["Opened", "Closed"]
+      )
+      assert.deepInclude(events[1], { report })
+      assert.deepInclude(report.accounting, { acknowledged: 1 })
+      assert.include(yield* TaskDump.dump, "Nothing is open")
+    }).pipe(
+      scopedInTime,
+      Effect.provide(
+        changedDriver((driver) => ({
+          ...driver,
+          subscribe: (options) => Effect.delay(driver.subscribe(options), "1 second")
+        }))
+      ),
+      Effect.provideService(Registry.Registry, Registry.makeUnsafe())
+    )
+  })
 })

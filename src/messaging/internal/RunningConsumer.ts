@@ -28,6 +28,7 @@ import { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { startEach } from "./Intake.ts"
 import { keepLeases } from "./Leases.ts"
+import { Registered } from "./Registered.ts"
 import { StallWatch } from "./StallWatch.ts"
 import type { Decisions } from "./Verdict.ts"
 
@@ -44,6 +45,7 @@ export interface Parts {
 class Running {
   private readonly parts: Parts
   private readonly engine: ConsumerEngine
+  private readonly registered: Registered
   private readonly batches: Batches | undefined
   private readonly connection: Connection
   private readonly stallWatch: StallWatch
@@ -53,9 +55,11 @@ class Running {
   private stoppedBy: Undecodable | undefined = undefined
   private closing = false
 
-  constructor(parts: Parts, engine: ConsumerEngine, subscribed: Subscribed) {
+  constructor(parts: Parts, engine: ConsumerEngine, subscribed: Subscribed, registered: Registered) {
     this.parts = parts
     this.engine = engine
+    this.registered = registered
+    registered.consumer = { accounting: () => engine.books.read(), notes: () => this.notes() }
     this.fibers = Scope.makeUnsafe()
     const { batch } = parts.settings
     this.batches =
@@ -112,6 +116,7 @@ class Running {
         const stopTaking = Effect.andThen(connection.stopTaking, batches?.close ?? Effect.void)
         const unsubscribe = Effect.uninterruptible(Effect.andThen(Scope.close(this.fibers, Exit.void), connection.end))
         const report = yield* Closing.close(engine, deadline, { stopTaking, unsubscribe })
+        this.registered.close(report)
         const line = Report.format(report)
         yield* Report.isClean(report) ? Effect.logDebug(line) : Effect.logWarning(line)
         if (this.stoppedBy !== undefined) {
@@ -143,6 +148,15 @@ class Running {
                 ? "paused"
                 : "consuming"
     return { status, problem, sinceTaken: engine.now() - this.connection.takenAt }
+  }
+
+  /** What a person should know of it beside its numbers. */
+  private notes(): ReadonlyArray<string> {
+    const { problem, status } = this.health()
+    // The pool says itself that it is paused or closing.
+    return status === "unreachable" || status === "stalled"
+      ? [problem === undefined ? status : `${status}: ${problem.message}`]
+      : []
   }
 
   face(pool: WorkerPool): RunningConsumer {
@@ -196,6 +210,8 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
     Effect.gen(function* () {
       const { settings, work } = parts
       const { topic, group } = work
+      const registry = yield* Registry
+      const registered = new Registered(registry)
       const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
         name: `${topic}/${group}`,
         concurrency: settings.concurrency,
@@ -203,14 +219,14 @@ export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, S
         rateLimit: settings.rateLimit,
         shutdownDeadline: settings.shutdownDeadline,
         shutdownGrace: settings.shutdownGrace,
-        silent: true
+        owner: registered.open
       })
+      yield* Effect.addFinalizer(() => Effect.sync(() => registered.close(undefined)))
       const subscribed = yield* subscribe(parts, restore)
       const clock = yield* Clock.Clock
-      const registry = yield* Registry
       const { subscription } = subscribed
       const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
-      const running = new Running(parts, engine, subscribed)
+      const running = new Running(parts, engine, subscribed, registered)
       yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
       yield* running.begin
       return running.face(pool)

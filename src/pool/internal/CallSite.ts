@@ -7,7 +7,8 @@
 import { isAnyWatched } from "../../registry/Registry.ts"
 
 const own = new URL("../../", import.meta.url)
-const library = [own.href, own.pathname]
+/** Frames that are nobody's call: the library's own, the runtime's, and those of Effect, where it calls the library. */
+const passed = [own.href, own.pathname, "node:", "/node_modules/effect/"]
 
 /** Set while one function of the library calls another on behalf of the program. */
 let borrowed: string | undefined
@@ -22,7 +23,7 @@ export const callSite = (): string | undefined => {
   Error.captureStackTrace?.(holder, callSite)
   Error.stackTraceLimit = limit
   for (const line of holder.stack?.split("\n").slice(1) ?? []) {
-    if (library.some((path) => line.includes(path))) continue
+    if (passed.some((path) => line.includes(path))) continue
     const place = /\(?((?:file:\/\/)?[^\s()]+:\d+:\d+)\)?$/.exec(line)?.[1]
     if (place !== undefined) return place.replace(/^file:\/\//, "")
   }

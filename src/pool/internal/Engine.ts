@@ -72,7 +72,8 @@ export class Engine {
       tasks: () => taskInfos(this),
       notes: () => notes(this)
     }
-    registry.open(this.entry)
+    if (settings.owner === undefined) registry.open(this.entry)
+    else settings.owner(this.entry)
   }
 
   get name(): string {

@@ -7,6 +7,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
+import type { Entry } from "../../registry/Registry.ts"
 import { toMillis } from "../Durations.ts"
 import { InvalidOption } from "../PoolError.ts"
 import type { ShutdownReport } from "../ShutdownReport.ts"
@@ -31,9 +32,11 @@ export interface Settings {
   readonly shutdownDeadline: number
   readonly shutdownGrace: number
   readonly onShutdown: ((report: ShutdownReport) => Effect.Effect<unknown>) | undefined
-  /** Its owner logs a report of its own. */
-  readonly silent: boolean
+  readonly owner: Owner | undefined
 }
+
+/** What a pool is a part of: it logs a report of its own, and is in the registry in place of the pool, whose entry it is handed. */
+export type Owner = (entry: Entry) => void
 
 /** The defaults; every one of them is finite. */
 export const defaults = {
@@ -110,7 +113,7 @@ export interface Unchecked {
   readonly shutdownDeadline?: Duration.Input | undefined
   readonly shutdownGrace?: Duration.Input | undefined
   readonly onShutdown?: ((report: ShutdownReport) => Effect.Effect<unknown>) | undefined
-  readonly silent?: boolean
+  readonly owner?: Owner
 }
 
 /** Checks the options of a pool; a wrong one is a defect, with a sentence for each. */
@@ -134,6 +137,6 @@ export const check = (operation: string, options: Unchecked): Effect.Effect<Sett
     shutdownDeadline: millis(options.shutdownDeadline ?? defaults.shutdownDeadline),
     shutdownGrace: millis(options.shutdownGrace ?? defaults.shutdownGrace),
     onShutdown: options.onShutdown,
-    silent: options.silent ?? false
+    owner: options.owner
   })
 }

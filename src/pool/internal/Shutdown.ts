@@ -185,9 +185,9 @@ export class Shutdown {
 
   /** Hands the report to the log, to `onShutdown` and to the registry, and then to those who wait. */
   private announce(report: ShutdownReport): void {
-    const { onShutdown, shutdownGrace, silent } = this.engine.settings
+    const { onShutdown, owner, shutdownGrace } = this.engine.settings
     const log =
-      silent || Report.isClean(report)
+      owner !== undefined || Report.isClean(report)
         ? Effect.logDebug(Report.format(report))
         : Effect.logWarning(Report.format(report))
     const done = () => {

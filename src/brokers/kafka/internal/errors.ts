@@ -1,29 +1,13 @@
 /** What goes wrong with Kafka, as errors that a program can act on. */
 import { protocolErrors, protocolErrorsCodesById } from "@platformatic/kafka"
-import { BrokerError, Rejected, Unavailable } from "../../../messaging/BrokerError.ts"
+import type { About, Rejected } from "../../../messaging/BrokerError.ts"
+import { BrokerError, errorsOf } from "../../../messaging/BrokerError.ts"
+
+export type { About }
 
 export const system = "kafka"
 
-/** What an error is about. */
-export interface About {
-  readonly operation: string
-  readonly topic?: string
-  readonly ids?: ReadonlyArray<string>
-}
-
-export const rejected = (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({
-    broker: system,
-    ...about,
-    reason: new Rejected(cause === undefined ? { code, detail } : { code, detail, cause })
-  })
-
-export const unavailable = (about: About, detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({
-    broker: system,
-    ...about,
-    reason: new Unavailable(cause === undefined ? { detail } : { detail, cause })
-  })
+export const { rejected, unavailable } = errorsOf(system)
 
 /** An answer of the server that says no, by the name that the protocol gives it. */
 export class Refusal extends Error {

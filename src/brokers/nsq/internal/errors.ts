@@ -1,29 +1,13 @@
 /** What goes wrong with NSQ, as errors that a program can act on. */
-import { BrokerError, Rejected, Unavailable } from "../../../messaging/BrokerError.ts"
+import type { About, BrokerError, Rejected } from "../../../messaging/BrokerError.ts"
+import { errorsOf } from "../../../messaging/BrokerError.ts"
 import type { ConnectionLost, ServerError } from "../protocol/errors.ts"
+
+export type { About }
 
 export const system = "nsq"
 
-/** What an error is about. */
-export interface About {
-  readonly operation: string
-  readonly topic?: string
-  readonly ids?: ReadonlyArray<string>
-}
-
-export const rejected = (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({
-    broker: system,
-    ...about,
-    reason: new Rejected(cause === undefined ? { code, detail } : { code, detail, cause })
-  })
-
-export const unavailable = (about: About, detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({
-    broker: system,
-    ...about,
-    reason: new Unavailable(cause === undefined ? { detail } : { detail, cause })
-  })
+export const { rejected, unavailable } = errorsOf(system)
 
 const codes: Readonly<Record<string, Rejected["code"]>> = {
   E_BAD_TOPIC: "InvalidName",

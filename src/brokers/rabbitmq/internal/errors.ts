@@ -1,28 +1,12 @@
 /** What goes wrong with RabbitMQ, as errors that a program can act on. */
-import { BrokerError, Rejected, Unavailable } from "../../../messaging/BrokerError.ts"
+import type { About, BrokerError } from "../../../messaging/BrokerError.ts"
+import { errorsOf } from "../../../messaging/BrokerError.ts"
+
+export type { About }
 
 export const system = "rabbitmq"
 
-/** What an error is about. */
-export interface About {
-  readonly operation: string
-  readonly topic?: string
-  readonly ids?: ReadonlyArray<string>
-}
-
-export const rejected = (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({
-    broker: system,
-    ...about,
-    reason: new Rejected(cause === undefined ? { code, detail } : { code, detail, cause })
-  })
-
-export const unavailable = (about: About, detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({
-    broker: system,
-    ...about,
-    reason: new Unavailable(cause === undefined ? { detail } : { detail, cause })
-  })
+export const { rejected, unavailable } = errorsOf(system)
 
 /** The reply code of the server, from errors of channels and from those of the handshake, which have it in their text alone. */
 export const replyCode = (error: unknown): number | undefined => {

@@ -3,30 +3,14 @@
  */
 import { existsSync, statSync } from "node:fs"
 import { dirname } from "node:path"
-import { BrokerError, Rejected, Unavailable } from "../../../messaging/BrokerError.ts"
+import type { About, BrokerError } from "../../../messaging/BrokerError.ts"
+import { errorsOf } from "../../../messaging/BrokerError.ts"
+
+export type { About }
 
 export const system = "sqlite"
 
-/** What was being done when it failed. */
-export interface About {
-  readonly operation: string
-  readonly topic?: string | undefined
-  readonly ids?: ReadonlyArray<string> | undefined
-}
-
-export const rejected = (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({ broker: system, ...known(about), reason: new Rejected({ code, detail, ...withCause(cause) }) })
-
-export const unavailable = (about: About, detail: string, cause?: unknown): BrokerError =>
-  new BrokerError({ broker: system, ...known(about), reason: new Unavailable({ detail, ...withCause(cause) }) })
-
-const known = ({ ids, operation, topic }: About) => ({
-  operation,
-  ...(topic === undefined ? {} : { topic }),
-  ...(ids === undefined ? {} : { ids })
-})
-
-const withCause = (cause: unknown) => (cause === undefined ? {} : { cause })
+export const { rejected, unavailable } = errorsOf(system)
 
 /** The extended result code of an error of `node:sqlite`. */
 export const codeOf = (cause: unknown): number | undefined =>

@@ -2,10 +2,11 @@
  * The options of the layers: one schema says what is allowed and how a wrong value is answered.
  */
 import * as Cause from "effect/Cause"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
+import { toMillis } from "../../../pool/Durations.ts"
 import { InvalidOption } from "../../../pool/PoolError.ts"
 
 /** What a commit survives: `FULL` a power loss, `NORMAL` the death of the process. */
@@ -101,14 +102,6 @@ const brokerFields = {
 
 const decodeClient = Schema.decodeUnknownExit(Schema.Struct(clientFields))
 const decodeBroker = Schema.decodeUnknownExit(Schema.Struct(brokerFields))
-
-/** A duration in milliseconds; `undefined` for what is none. `NaN` is none, although Effect reads it as zero. */
-const toMillis = (input: unknown): number | undefined => {
-  if (typeof input === "number" && Number.isNaN(input)) return undefined
-  // What is no duration is answered with none, whatever its type.
-  const duration = Duration.fromInput(input as Duration.Input)
-  return duration._tag === "Some" ? Duration.toMillis(duration.value) : undefined
-}
 
 /** Durations that were checked, so each has a value. */
 const millis = (input: Duration.Input): number => toMillis(input) ?? 0
