@@ -2,7 +2,7 @@
  * The servers: connections to them, who leads what, and requests that find their way.
  *
  * It speaks the protocol through the client's own functions for single requests, since its consumer has no way to wait while
- * partitions are taken away, nor to stop reading one of them. docs/decisions/0007 has the reasons.
+ * partitions are taken away, nor to stop reading one of them. docs/decisions/0008 has the reasons.
  */
 import type { Broker, Connection } from "@platformatic/kafka"
 import { ConnectionPool, findCoordinatorV6, metadataV12 } from "@platformatic/kafka"
@@ -69,7 +69,7 @@ export class Cluster {
 
   async closePool(pool: ConnectionPool): Promise<void> {
     this.pools.delete(pool)
-    await pool.close().catch(() => undefined)
+    await inTime(pool.close()).catch(() => undefined)
   }
 
   async close(): Promise<void> {
@@ -85,13 +85,13 @@ export class Cluster {
   ): Promise<A> {
     const broker = this.brokers.get(node)
     if (broker === undefined) throw new Refusal("LEADER_NOT_AVAILABLE", `server ${node} is not there now`)
-    return request.async(await pool.get(broker), ...args)
+    return inTime(pool.get(broker).then((connection) => request.async(connection, ...args)))
   }
 
   /** Sends to whichever server answers. */
   async any<Args extends ReadonlyArray<unknown>, A>(request: Request<Args, A>, ...args: Args): Promise<A> {
     const servers = [...this.brokers.values(), ...this.settings.brokers]
-    return request.async(await this.control.getFirstAvailable(servers), ...args)
+    return inTime(this.control.getFirstAvailable(servers).then((connection) => request.async(connection, ...args)))
   }
 
   get nodes(): ReadonlyArray<number> {
@@ -174,6 +174,18 @@ export class Cluster {
       )
     })
   }
+}
+
+/** Beyond all times that the client keeps by itself for a request and its connection. */
+const longest = 20_000
+
+/** So that an answer which the client never gives, whatever the reason, does not stop what waits for it for ever. */
+const inTime = <A>(answer: Promise<A>): Promise<A> => {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${longest} ms`)), longest)
+  })
+  return Promise.race([answer, late]).finally(() => clearTimeout(timer))
 }
 
 const unknownTopic = 3

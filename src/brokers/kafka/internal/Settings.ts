@@ -1,10 +1,11 @@
 /** The options of the layer, checked and with their defaults. */
+import { isIP } from "node:net"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import { InvalidOption } from "../../../pool/WorkerPool.ts"
-import type { Options, SaslOptions } from "../Options.ts"
+import type { Options, SaslOptions, TlsOptions } from "../Options.ts"
 
 interface Address {
   readonly host: string
@@ -83,7 +84,7 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
     revokeTimeout: span("revokeTimeout", options.revokeTimeout, 10_000),
     connection: {
       connectTimeout: span("connectTimeout", options.connectTimeout, 5_000),
-      ...(options.tls ? { tls: options.tls === true ? {} : options.tls, tlsServerName: true } : {}),
+      ...(options.tls ? tlsOf(options.tls, brokers) : {}),
       ...(options.sasl === undefined ? {} : { sasl: saslOf(options.sasl) })
     }
   }
@@ -96,6 +97,12 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
 const readAddress = (address: string): Address | undefined => {
   const match = /^\[?([^\s[\]]+?)\]?:(\d{1,5})$/.exec(address)
   return match?.[1] === undefined ? undefined : { host: match[1], port: Number(match[2]) }
+}
+
+/** Without a name of its own, servers are asked for the one that they are reached by; addresses are no names. */
+const tlsOf = (tls: TlsOptions | true, brokers: ReadonlyArray<Address>): Readonly<Record<string, unknown>> => {
+  const options = tls === true ? {} : tls
+  return { tls: options, tlsServerName: options.servername ?? !brokers.some(({ host }) => isIP(host) !== 0) }
 }
 
 const saslOf = (sasl: SaslOptions): Readonly<Record<string, unknown>> =>
