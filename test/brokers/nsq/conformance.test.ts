@@ -40,6 +40,8 @@ describeWith("nsq", (nsq) => {
   const two: Fixture = {
     ...one,
     layer: Nsq.layer({ lookupd: [lookupd], lookupInterval: "500 millis" }),
+    // Each nsqd looks after the delays of a new channel within 5 seconds, then every 100 ms, and none knows of the others.
+    lateness: 5100,
     restart: nsq.restart()
   }
   const faulty = FaultyBroker.make({

@@ -1,52 +1,14 @@
 /** What the driver does at the limits of a server: those of a server of its own, started with other settings. */
-import { spawn } from "node:child_process"
-import { mkdtempSync, rmSync } from "node:fs"
-import { createServer } from "node:net"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Logger, References, Result, Schedule, Schema, Stream } from "effect"
 import { Consumer, Topic } from "millrace"
-import { Nsq, NsqProtocol } from "millrace/nsq"
-import { folder } from "../../../scripts/services/state.ts"
+import { Nsq } from "millrace/nsq"
 import { describeWith } from "../services.ts"
 import { driver, message, subscribe, take, takeOne } from "../support.ts"
+import { nsqd } from "./server.ts"
 import { fresh } from "./support.ts"
 
 const quietly = Effect.provideService(References.MinimumLogLevel, "Error")
-
-const freePort = Effect.callback<number>((resume) => {
-  const server = createServer().listen(0, "127.0.0.1", () => {
-    const address = server.address()
-    const port = typeof address === "object" && address !== null ? address.port : 0
-    server.close(() => resume(Effect.succeed(port)))
-  })
-})
-
-/** An nsqd with these flags, until the scope closes. */
-const nsqd = (...flags: ReadonlyArray<string>) =>
-  Effect.gen(function* () {
-    const [tcp, http] = [yield* freePort, yield* freePort]
-    yield* Effect.acquireRelease(
-      Effect.sync(() => {
-        const data = mkdtempSync(join(tmpdir(), "millrace-nsqd-"))
-        const args = [`-tcp-address=127.0.0.1:${tcp}`, `-http-address=127.0.0.1:${http}`, `-data-path=${data}`]
-        const child = spawn(join(folder, "installed/nsq/nsqd"), [...args, ...flags], { stdio: "ignore" })
-        return { child, data }
-      }),
-      ({ child, data }) =>
-        Effect.callback<void>((resume) => {
-          child.once("exit", () => {
-            rmSync(data, { recursive: true, force: true })
-            resume(Effect.void)
-          })
-          child.kill("SIGKILL")
-        })
-    )
-    const connected = NsqProtocol.connect({ host: "127.0.0.1", port: tcp })
-    yield* Effect.scoped(Effect.retry(connected, Schedule.spaced("50 millis")))
-    return { tcp: `127.0.0.1:${tcp}`, http: `http://127.0.0.1:${http}` }
-  })
 
 describeWith("nsq", (nsq) => {
   const layer = Nsq.layer({ nsqd: [{ tcp: nsq.urls.nsqd1, http: nsq.urls.nsqd1Http }] })
