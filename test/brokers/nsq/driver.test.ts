@@ -115,6 +115,55 @@ describeWith("nsq", (nsq) => {
     }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ lookupd: [nsq.urls.lookupd] })))
   )
 
+  it.live("with more servers than credit a busy one leaves the others their turns", () =>
+    Effect.gen(function* () {
+      const servers = yield* Effect.replicateEffect(nsqd("-mem-queue-size=0"), 4)
+      const topic = fresh()
+      const destination = { _tag: "Topic", topic } as const
+      const flood = Array.from({ length: 500 }, (_, n) => `flood${n}`)
+      for (const [n, server] of servers.entries()) {
+        const ids = n === 0 ? flood : [`rare${n}`]
+        const publish = Effect.gen(function* () {
+          const broker = yield* driver
+          yield* broker.declare({ topic, groups: ["g"] })
+          yield* broker.publish(ids.map((id) => message(id, { destination })))
+        })
+        yield* Effect.provide(publish, Nsq.layer({ nsqd: [server] }))
+      }
+      yield* Effect.gen(function* () {
+        const subscription = yield* subscribe(yield* driver, { topic, credit: 2 })
+        const order: Array<string> = []
+        while (new Set(order).size < flood.length + 3) {
+          const delivery = yield* takeOne(subscription)
+          order.push(delivery.message.envelope.id)
+          yield* Effect.sleep("2 millis")
+          yield* subscription.settle([{ _tag: "Acknowledge", delivery }])
+        }
+        const lastRare = order.findLastIndex((id) => id.startsWith("rare"))
+        assert.isBelow(lastRare, flood.length - 1, "the rare ones came behind all of the flood")
+      }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ nsqd: servers })))
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.live("what was handed over for credit that is gone goes to others", () =>
+    Effect.gen(function* () {
+      const broker = yield* driver
+      const topic = fresh()
+      const subscription = yield* subscribe(broker, { topic, credit: 10 })
+      const ids = Array.from({ length: 10 }, (_, n) => `m${n}`)
+      yield* broker.publish(ids.map((id) => message(id, { destination: { _tag: "Topic", topic } })))
+      const backlog = broker.backlog({ topic, group: "g" })
+      yield* Effect.repeat(backlog, { until: ({ inFlight }) => inFlight === 10 })
+      const held = yield* take(subscription, 2)
+      yield* subscription.setCredit(2)
+      const other = yield* subscribe(broker, { topic })
+      const rest = new Set<string>()
+      while (rest.size < 8) for (const id of yield* take(other)) rest.add(id)
+      assert.deepStrictEqual([...held, ...rest].toSorted(), ids)
+      assert.strictEqual((yield* backlog).waiting, 0)
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  )
+
   it.live("what is not taken in its lease is told as lost", () =>
     Effect.gen(function* () {
       const broker = yield* driver
