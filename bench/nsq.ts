@@ -66,11 +66,15 @@ const createTopic = async (topic: string): Promise<void> => {
   }
 }
 
-/** Checks that all are there, and removes them. */
+/** Waits until all are there, also what is between the topic and its channel, and removes them. */
 const removeAll = async (topic: string): Promise<void> => {
-  const stats = await Effect.runPromise(NsqProtocol.Lookup.stats(http(), topic))
-  const there = (stats?.depth ?? 0) + (stats?.channels?.[0]?.depth ?? 0)
-  if (there !== count) throw new Error(`${there} of ${count} messages are there`)
+  const end = performance.now() + 10_000
+  for (;;) {
+    const stats = await Effect.runPromise(NsqProtocol.Lookup.stats(http(), topic))
+    const there = (stats?.depth ?? 0) + (stats?.channels?.[0]?.depth ?? 0)
+    if (there === count) break
+    if (there > count || performance.now() > end) throw new Error(`${there} of ${count} messages are there`)
+  }
   await Effect.runPromise(NsqProtocol.Lookup.deleteTopic(http(), topic))
 }
 
