@@ -11,23 +11,22 @@ const [broker = "", topic = ""] = process.argv.slice(2)
 const say = (line: unknown) => process.stdout.write(`${JSON.stringify(line)}\n`)
 const acknowledge = (delivery: Driver.Delivery): Driver.Settlement => ({ _tag: "Acknowledge", delivery })
 
-/** Ends when the process has stood still for seconds. */
-const stoodStill = Effect.gen(function* () {
-  for (let last = performance.now(); ; ) {
-    yield* Effect.sleep(50)
+/** Ends when the process has stood still for seconds, since `last` already. */
+const stoodStill = (last: number): Effect.Effect<void> =>
+  Effect.flatMap(Effect.sleep(50), () => {
     const now = performance.now()
-    if (now - last > 3000) return
-    last = now
-  }
-})
+    return now - last > 3000 ? Effect.void : stoodStill(now)
+  })
 
 const program = Effect.gen(function* () {
   const driver: Driver.Driver = Context.get(yield* Layer.build(layerAt(broker)), Broker.Broker)
   const subscription = yield* driver.subscribe({ topic, group: "g", credit: 100, lease: 1000, order: "key" })
   const held: Array<Driver.Delivery> = []
   while (held.length < 20) held.push(...(yield* subscription.take(100, Number.MAX_SAFE_INTEGER)))
+  // It may be stopped as soon as it has said so.
+  const before = performance.now()
   say({ held: held.length })
-  yield* stoodStill
+  yield* stoodStill(before)
   say({ answers: yield* subscription.settle(held.map(acknowledge)) })
   for (;;) {
     const some = yield* subscription.take(100, Number.MAX_SAFE_INTEGER)

@@ -101,7 +101,11 @@ describeWith("kafka", (kafka) => {
       yield* until("all is lost", () => lost.length === 20)
       const spent = performance.now() - since
       const got = new Set<string>()
-      while (got.size < 20) for (const delivery of yield* b.take(100, everything)) got.add(idOf(delivery))
+      while (got.size < 20) {
+        const some = yield* b.take(100, everything)
+        for (const delivery of some) got.add(idOf(delivery))
+        yield* b.settle(some.map(acknowledge))
+      }
       // The server of these tests waits for 6 seconds: the one that is cut off knows it before the other has its messages.
       assert.isBelow(spent, 6100)
       assert.deepStrictEqual(new Set(yield* a.settle(held.map(acknowledge))), new Set(["Lost"]))
@@ -279,6 +283,30 @@ describeWith("kafka", (kafka) => {
       assert.deepStrictEqual(wrong.slice(0, 5), [])
       assert.strictEqual(seen.size, 6000)
       assert.isBelow(handled - published, 300, "handled again")
+    })
+  )
+
+  it.live("connections that are gone without a word are replaced, and consumption goes on within ten seconds", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const way = yield* proxied(broker)
+      const [cut, direct] = [yield* connect(broker, way.options), yield* connect(broker)]
+      const subscription = yield* subscribe(cut, { topic })
+      const takeEight = Effect.gen(function* () {
+        const got = new Set<string>()
+        while (got.size < 8) {
+          const some = yield* subscription.take(100, everything)
+          for (const one of some) got.add(idOf(one))
+          yield* subscription.settle(some.map(acknowledge))
+        }
+      })
+      yield* publish(direct, topic, 8)
+      yield* takeEight
+      yield* way.proxy.halfOpen("client")
+      const since = performance.now()
+      yield* publish(direct, topic, 8)
+      yield* takeEight
+      assert.isBelow(performance.now() - since, 10_000)
     })
   )
 

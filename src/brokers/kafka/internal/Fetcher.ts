@@ -20,6 +20,7 @@ const partitionBytes = 1024 * 1024
 const requestBytes = 8 * 1024 * 1024
 const readCommitted = 1
 const pause = 100
+const longestRefresh = 1_000
 
 export class Fetcher {
   /** Why it cannot read. */
@@ -72,11 +73,12 @@ export class Fetcher {
   /** Reads these again after a while, with news of their topics. The others go on. */
   private later(partitions: ReadonlyArray<Partition>): void {
     const topics = [...new Set(partitions.map(({ topic }) => topic))]
-    this.rest(partitions, () =>
+    const news = () =>
       this.cluster.refresh(topics).catch((error: unknown) => {
         this.problem = error
       })
-    )
+    // What is known may do, should they not come: it may have been the connection.
+    this.rest(partitions, () => Promise.race([news(), sleep(longestRefresh)]))
   }
 
   private async rest(partitions: ReadonlyArray<Partition>, mend: () => Promise<unknown>): Promise<void> {

@@ -39,6 +39,7 @@ export class Membership {
   private readonly onAssigned: (partitions: ReadonlyArray<Assigned>) => void
   private readonly onFenced: () => void
   private coordinator: Promise<number> | undefined
+  private looking = false
   private session = usualSession
   private lastHeard = 0
   /** The server may have taken us in. */
@@ -110,7 +111,25 @@ export class Membership {
     if (hasCode(error, "UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH")) {
       // What was asked before an answer that came meanwhile says nothing of now.
       if (epoch === this.epoch) this.fence()
-    } else if (codesOf(error).length === 0 || hasCode(error, ...elsewhere)) this.coordinator = undefined
+    } else if (codesOf(error).length === 0 || hasCode(error, ...elsewhere)) this.lookElsewhere()
+  }
+
+  /** Meanwhile the one that is known is asked again: it may have been the connection. */
+  private lookElsewhere(): void {
+    if (this.looking || this.closed) return
+    this.looking = true
+    this.cluster
+      .coordinatorOf(this.groupId)
+      .then(
+        (node) => {
+          this.coordinator = Promise.resolve(node)
+        },
+        // It is tried again when the next operation fails.
+        () => undefined
+      )
+      .finally(() => {
+        this.looking = false
+      })
   }
 
   private async sessionTimeout(): Promise<number> {
