@@ -3,7 +3,8 @@
  *
  * Both sides send and read the same JSON through the same Schema, persistent and mandatory, to the same kind of queue, with
  * the same number unconfirmed and the same prefetch. One peer sends bare messages, the other those that Millrace sends, with
- * its envelope. Messages are consumed with Millrace's envelope by both. RabbitMQ has no order by key, so none is asked for.
+ * its envelope. Messages are consumed with Millrace's envelope by both, and in order by key once more: a loop by itself is in
+ * order, since it handles one message after the other.
  */
 import { performance } from "node:perf_hooks"
 import { setImmediate, setTimeout } from "node:timers/promises"
@@ -18,6 +19,8 @@ import type { Bench, Contestant, Sample } from "./harness.ts"
 const unconfirmed = 256
 const prefetch = 256
 const published = 20_000
+/** What Millrace lets the server hand out where it keeps order by key. */
+const handedOut = 1000
 const consumed = 40_000
 
 const url = (): string => {
@@ -79,6 +82,11 @@ const raw = (topic: string) => {
 
 const runtime = () =>
   ManagedRuntime.make(Layer.merge(RabbitMq.layer({ url: url(), maxUnconfirmed: unconfirmed }), Logger.layer([])))
+
+const orderedRuntime = () =>
+  ManagedRuntime.make(
+    Layer.merge(RabbitMq.layer({ url: url(), maxUnconfirmed: unconfirmed, order: true }), Logger.layer([]))
+  )
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Publish
@@ -184,14 +192,15 @@ const check = (sum: number): void => {
 }
 const numberOf = ({ total }: Order): number => Math.round(total * 100)
 
-const oursConsumes = (): Contestant => {
-  const topic = topicOf("ours")
+const oursConsumes = (ordered: boolean): Contestant => {
+  const topic = topicOf(ordered ? "ordered" : "ours")
   const client = raw(topic.name)
-  let running: ReturnType<typeof runtime> | undefined
+  let running: ReturnType<typeof orderedRuntime> | undefined
   return {
-    name: "Millrace",
+    name: ordered ? "Millrace, in order by key" : "Millrace",
     measure: async () => {
-      running ??= runtime()
+      // Without order nothing asks for it.
+      running ??= ordered ? orderedRuntime() : (runtime() as ReturnType<typeof orderedRuntime>)
       await running.runPromise(fill(topic))
       let [sum, handled] = [0, 0]
       let finish = (): void => {}
@@ -200,15 +209,14 @@ const oursConsumes = (): Contestant => {
       })
       const scope = Scope.makeUnsafe()
       const start = performance.now()
-      const consuming = Consumer.make(
-        topic,
-        (order) =>
-          Effect.sync(() => {
-            sum += numberOf(order)
-            if (++handled === consumed) finish()
-          }),
-        { group, prefetch }
-      )
+      const handle = (order: Order) =>
+        Effect.sync(() => {
+          sum += numberOf(order)
+          if (++handled === consumed) finish()
+        })
+      const consuming = ordered
+        ? Consumer.make(topic, handle, { group, prefetch, order: "key" })
+        : Consumer.make(topic, handle, { group, prefetch })
       const consumer = await running.runPromise(Scope.provide(consuming, scope))
       await finished
       while ((await running.runPromise(consumer.accounting)).acknowledged < consumed) await setImmediate()
@@ -227,19 +235,19 @@ const isEmpty = async (client: ReturnType<typeof raw>, topic: string): Promise<v
   if (messageCount !== 0) throw new Error(`${messageCount} messages are there again`)
 }
 
-const rawConsumes = (): Contestant => {
-  const topic = topicOf("raw")
+const rawConsumes = (ordered: boolean): Contestant => {
+  const topic = topicOf(ordered ? "raw-ordered" : "raw")
   const client = raw(topic.name)
   let running: ReturnType<typeof runtime> | undefined
   return {
     name: "amqplib",
     measure: async () => {
-      running ??= runtime()
+      running ??= ordered ? orderedRuntime() : runtime()
       await running.runPromise(fill(topic))
       const { model } = await client()
       const start = performance.now()
       const channel = await model.createChannel()
-      await channel.prefetch(prefetch)
+      await channel.prefetch(ordered ? handedOut : prefetch)
       let [sum, handled] = [0, 0]
       await new Promise<void>((resolve, reject) => {
         const handle = (message: Parameters<Parameters<ConfirmChannel["consume"]>[1]>[0]) => {
@@ -264,7 +272,7 @@ const rawConsumes = (): Contestant => {
 export const benches: ReadonlyArray<Bench> = [
   {
     name: "rabbitmq-publish",
-    about: `${published} messages of 200 bytes, each encoded by Schema and confirmed, ${unconfirmed} unconfirmed`,
+    about: `${published} messages of 200 bytes with a key, each encoded by Schema and confirmed, ${unconfirmed} unconfirmed`,
     units: { "messages/s": "more" },
     ours: oursPublishes(),
     peers: [rawPublishes("amqplib, with the same envelope", true), rawPublishes("amqplib, bare messages", false)]
@@ -273,7 +281,14 @@ export const benches: ReadonlyArray<Bench> = [
     name: "rabbitmq-consume",
     about: `${consumed} messages of 200 bytes, each decoded by Schema and acknowledged, prefetch ${prefetch}`,
     units: { "messages/s": "more" },
-    ours: oursConsumes(),
-    peers: [rawConsumes()]
+    ours: oursConsumes(false),
+    peers: [rawConsumes(false)]
+  },
+  {
+    name: "rabbitmq-consume-in-order",
+    about: "the same in the order of 1,000 keys, from a queue with a single active consumer",
+    units: { "messages/s": "more" },
+    ours: oursConsumes(true),
+    peers: [rawConsumes(true)]
   }
 ]

@@ -3,9 +3,15 @@
  */
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Config, Context, Layer, Schema } from "effect"
+import { Config, Context, Layer, Redacted, Schema } from "effect"
 
 const millis = (name: string) => Config.schema(Schema.Int.check(Schema.isGreaterThanOrEqualTo(0)), name)
+
+const list = (name: string, fallback: string) =>
+  Config.NonEmptyString(name).pipe(
+    Config.withDefault(fallback),
+    Config.map((list) => list.split(","))
+  )
 
 /** 0 takes a free one. */
 export const port = (name: string) =>
@@ -21,6 +27,10 @@ export class Settings extends Context.Service<
     readonly database: string
     /** Servers of a Kafka cluster, as `host:port`. */
     readonly kafka: ReadonlyArray<string>
+    /** A RabbitMQ server, as `amqp://user:password@host:port/vhost`. */
+    readonly rabbitmq: Redacted.Redacted
+    /** Of each nsqlookupd its HTTP address. */
+    readonly nsq: ReadonlyArray<string>
     readonly trackingLog: string
     readonly smsGateway: URL | undefined
     readonly smsRetryMillis: number
@@ -33,10 +43,11 @@ export class Settings extends Context.Service<
       port: port("PORT").pipe(Config.withDefault(3000)),
       /** The one file: orders, stock, and the messages about them. */
       database: Config.NonEmptyString("DATABASE").pipe(Config.withDefault(join(tmpdir(), "orders.db"))),
-      kafka: Config.NonEmptyString("KAFKA_BROKERS").pipe(
-        Config.withDefault("127.0.0.1:9092"),
-        Config.map((list) => list.split(","))
+      kafka: list("KAFKA_BROKERS", "127.0.0.1:9092"),
+      rabbitmq: Config.Redacted("RABBITMQ_URL").pipe(
+        Config.withDefault(Redacted.make("amqp://guest:guest@127.0.0.1:5672"))
       ),
+      nsq: list("NSQ_LOOKUPD", "http://127.0.0.1:4161"),
       /** Grows by a line of JSON for each order. */
       trackingLog: Config.NonEmptyString("TRACKING_LOG").pipe(Config.withDefault(join(tmpdir(), "orders.jsonl"))),
       /** Where SMS are sent through. Without it, the program starts the gateway that ships with it. */

@@ -1,9 +1,10 @@
 /**
  * Takes what was ordered from the stock. A message, since an order that was accepted must be booked, whatever dies; in order
- * by product, since who orders first gets the last one.
+ * by product where the broker keeps one.
  */
 import { Effect, Schedule } from "effect"
 import { SqlClient } from "effect/sql"
+import type { Envelope } from "millrace"
 import { Consumer } from "millrace"
 import { reports } from "../shared/reports.ts"
 import type { Order } from "./Order.ts"
@@ -20,12 +21,22 @@ const book = Effect.fnUntraced(function* ({ id, product, quantity }: Order) {
   yield* note(id, reserved ? `stock: ${quantity} reserved` : "stock: sold out")
 })
 
-export const stockConsumer = Consumer.layer(OrderPlaced, (order, message) => once("stock", message, book(order)), {
+const options = {
   group: "stock",
-  order: "key",
   lease: afterKill,
   onError: {
     SqlError: Consumer.retry(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("1 minute")]))
   },
   onShutdown: reports.consumer
-})
+} as const
+
+const handle = (order: Order, message: Envelope.Envelope) => once("stock", message, book(order))
+
+/** Who orders first gets the last one. */
+export const stockConsumer = Consumer.layer(OrderPlaced, handle, { ...options, order: "key" })
+
+/**
+ * For a broker without order: nothing is booked twice or sold that is not there, but of two orders for the last one the second
+ * may get it.
+ */
+export const stockInAnyOrder = Consumer.layer(OrderPlaced, handle, options)

@@ -13,7 +13,7 @@ import { urlOf } from "../services/state.ts"
 import type { Letter } from "./history.ts"
 import * as nsqServers from "./nsq.ts"
 import { clear, readLetters } from "./rabbitmq.ts"
-import { Steps } from "./scenario.ts"
+import { groups, Steps } from "./scenario.ts"
 
 type Orderly = Broker.Broker<"order">
 
@@ -44,9 +44,9 @@ export const brokers: Readonly<Record<string, Checked>> = {
   sqlite: { layer: sqlite, ordered: true, deadLetters: (folder) => browse(sqlite(folder)) },
   rabbitmq: {
     prepare: () => clear(rabbitmq()),
-    // It is not asked for order.
-    layer: () => RabbitMq.layer({ url: rabbitmq() }) as unknown as Layer.Layer<Orderly, Broker.BrokerError>,
-    ordered: false,
+    layer: () =>
+      RabbitMq.layer({ url: rabbitmq(), order: groups.filter(({ order }) => order).map(({ name }) => name) }),
+    ordered: true,
     deadLetters: () => readLetters(rabbitmq())
   },
   nsq: {

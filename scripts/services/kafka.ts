@@ -9,7 +9,7 @@ import { define, host, type Place, type Program } from "./Service.ts"
 const java: Program = { command: "java", apt: "default-jre-headless" }
 const maven: Program = { command: "mvn", apt: "maven" }
 const openssl: Program = { command: "openssl", apt: "openssl" }
-const version = "4.1.1"
+export const version = "4.1.1"
 
 type Port = "broker" | "controller" | "tls" | "sasl"
 
@@ -19,7 +19,7 @@ const certificateOf = (data: string) => join(data, "certificate.pem")
 /** Who may come in at the port `sasl`, by PLAIN. Users for SCRAM are made by those who need them. */
 export const user = { username: "millrace", password: "secret" } as const
 
-const properties = ({ data, ports }: Place<Port>) => `
+export const properties = ({ data, ports }: Place<Port>) => `
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@${host}:${ports.controller}

@@ -52,17 +52,35 @@ interface Common<N extends string> {
   readonly socket?: SocketOptions | undefined
 }
 
+/** Which groups can be consumed with `order: "key"`: all, or those that are named. */
+export type Order = true | ReadonlyArray<string>
+
+interface InOrder<O> {
+  /**
+   * The queues of these groups have one consumer at a time (`x-single-active-consumer`): the one process that receives handles
+   * its keys at the same time, each in order, and when it ends the next one receives. That holds for the consumers of these
+   * groups that ask for no order too. Default: none, and `order: "key"` does not compile.
+   */
+  readonly order?: O
+  readonly priorities?: undefined
+}
+
 /** Options of {@link layer}. */
-export type Options<N extends string, P extends number | undefined> = Common<N> &
+export type Options<
+  N extends string,
+  P extends number | undefined,
+  O extends Order | undefined = undefined
+> = Common<N> &
   (
-    | {
+    | (InOrder<O> & {
         /** The kind of all queues. `quorum`, the default, is replicated and counts deliveries; `classic` can have priorities. */
         readonly queueType?: "quorum" | undefined
-        readonly priorities?: undefined
-      }
+      })
+    | (InOrder<O> & { readonly queueType: "classic" })
     | {
         readonly queueType: "classic"
         /** Queues know priorities from 0 to this number, up to 255; a few are enough. Default: none. */
         readonly priorities?: P
+        readonly order?: undefined
       }
   )

@@ -18,8 +18,10 @@
  * **Gotchas**
  *
  * - RabbitMQ does not confirm acknowledgements: a message whose acknowledgement is lost with its connection comes again.
- * - It keeps no order by key, no messages for groups to come, and cannot show its dead letters: `order`, `replay` and `browse`
- *   do not compile. {@link DeadLetters.emulate} keeps letters in a store beside it.
+ * - It keeps no messages for groups to come, and cannot show its dead letters: `replay` and `browse` do not compile.
+ *   {@link DeadLetters.emulate} keeps letters in a store beside it.
+ * - Order by key has a price and is asked for: with the option `order`, one process of a group receives at a time, retries wait
+ *   in it, and a restart counts their attempts anew.
  *
  * **Example** (A broker with five priorities)
  *
@@ -40,23 +42,30 @@ import type { BrokerError } from "../../messaging/BrokerError.ts"
 import type { Driver } from "../../messaging/Driver.ts"
 import { open } from "./internal/Driver.ts"
 import { check } from "./internal/Settings.ts"
-import type { Options } from "./Options.ts"
+import type { Options, Order } from "./Options.ts"
 
-export type { Options, SocketOptions, Url } from "./Options.ts"
+export type { Options, Order, SocketOptions, Url } from "./Options.ts"
 
-/** What the layer provides; priorities only where they are asked for. */
-export type Abilities<P extends number | undefined> = "delay" | ([P] extends [number] ? "priority" : never)
+/** What the layer provides; priorities and order only where they are asked for. */
+export type Abilities<P extends number | undefined, O extends Order | undefined = undefined> =
+  | "delay"
+  | ([P] extends [number] ? "priority" : never)
+  | ([O] extends [Order] ? "order" : never)
 
 /**
  * A RabbitMQ server as the broker. Fails with `Unavailable` where it cannot be reached, with `Rejected` where it refuses the
  * user; from then on connections are opened again by themselves. A wrong option is a defect, `InvalidOption`.
  */
-export const layer = <const N extends string = "default", P extends number | undefined = undefined>(
-  options: Options<N, P>
-): Layer.Layer<Broker<Abilities<P>, N>, BrokerError> => {
+export const layer = <
+  const N extends string = "default",
+  P extends number | undefined = undefined,
+  const O extends Order | undefined = undefined
+>(
+  options: Options<N, P, O>
+): Layer.Layer<Broker<Abilities<P, O>, N>, BrokerError> => {
   // The literal default of `N` stands for the missing name; and it is here that a driver says what it can.
   const name = options.name ?? ("default" as N)
-  const key = named(name) as unknown as Context.Service<Broker<Abilities<P>, N>, Driver>
+  const key = named(name) as unknown as Context.Service<Broker<Abilities<P, O>, N>, Driver>
   return Layer.effect(
     key,
     Effect.flatMap(check(options), (settings) => open(settings, name))

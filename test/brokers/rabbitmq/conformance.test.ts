@@ -1,15 +1,15 @@
-/** The conformance suite against a real RabbitMQ: in calm, with faults, with outages, and with classic queues. */
+/** The conformance suite against a real RabbitMQ: in calm, with faults, with outages, with order by key, and with classic queues. */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { it } from "@effect/vitest"
-import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { Effect, Exit, Layer, Scope } from "effect"
 import { DeadLetters } from "millrace"
 import { RabbitMq } from "millrace/rabbitmq"
 import { Sqlite } from "millrace/sqlite"
 import type { Fixture } from "millrace/testing"
-import { brokerConformance, FaultyBroker } from "millrace/testing"
+import { FaultyBroker } from "millrace/testing"
 import { afterAll, beforeAll } from "vitest"
+import { conformance } from "../conformance.ts"
 import { describeWith } from "../services.ts"
 import { proxied } from "./support.ts"
 
@@ -35,21 +35,28 @@ describeWith("rabbitmq", (rabbitmq) => {
     layer: RabbitMq.layer({ url, queueType: "classic", priorities: 5 }),
     abilities: { ...quorum.abilities, priority: "native" }
   }
-  const outages: Fixture = {
+  const ordered: Fixture = {
     ...quorum,
+    layer: RabbitMq.layer({ url, order: true }),
+    abilities: { ...quorum.abilities, order: "native" }
+  }
+  const classicOrdered: Fixture = { ...ordered, layer: RabbitMq.layer({ url, queueType: "classic", order: true }) }
+  /** The same with all that can happen to a server, a process and the way between them. */
+  const withOutages = (fixture: Fixture, order?: true): Fixture => ({
+    ...fixture,
     restart: rabbitmq.restart(),
     crash: Effect.andThen(Effect.scoped(rabbitmq.kill()), rabbitmq.start),
     blackHole: {
-      layer: Layer.unwrap(Effect.sync(() => RabbitMq.layer({ url: way.url, heartbeat: "1 second" }))),
+      layer: Layer.unwrap(Effect.sync(() => RabbitMq.layer({ url: way.url, heartbeat: "1 second", order }))),
       begin: Effect.suspend(() => way.proxy.stall()),
       end: Effect.suspend(() => way.proxy.restore)
     },
     worker: {
       file: new URL("worker.ts", import.meta.url),
-      env: { RABBITMQ_URL: url },
+      env: { RABBITMQ_URL: url, ORDER: order ? "yes" : "no" },
       execArgv: ["--conditions=millrace-source"]
     }
-  }
+  })
   const faulty = FaultyBroker.make({
     seed: "rabbitmq",
     rates: {
@@ -60,21 +67,19 @@ describeWith("rabbitmq", (rabbitmq) => {
     slow: "5 millis"
   })
 
-  const suite = (name: string, fixture: Fixture) => {
-    for (const { limit, run, skipped, title } of brokerConformance(fixture)) {
-      it.skipIf(skipped !== undefined)(`${name}: ${title}`, { timeout: limit + 1000 }, () =>
-        Effect.runPromise(Effect.provide(run, Logger.layer([])))
-      )
-    }
-  }
-  suite("quorum", outages)
-  suite("with letters beside it", {
+  const withFaults = (fixture: Fixture): Fixture => ({ ...fixture, layer: faulty.layer(fixture.layer), calm: false })
+
+  conformance("quorum", withOutages(quorum))
+  conformance("in order", withOutages(ordered, true))
+  conformance("classic", classic)
+  conformance("classic in order", classicOrdered)
+  conformance("with letters beside it", {
     ...quorum,
     layer: Layer.unwrap(
       Effect.sync(() => DeadLetters.emulate(RabbitMq.layer({ url }), Sqlite.layer({ filename: join(folder, "l.db") })))
     ),
     abilities: { ...quorum.abilities, browse: "emulated" }
   })
-  suite("classic", classic)
-  suite("with faults", { ...quorum, layer: faulty.layer(quorum.layer), calm: false })
+  conformance("with faults", withFaults(quorum))
+  conformance("in order with faults", withFaults(ordered))
 })

@@ -2,4 +2,6 @@
 import { RabbitMq } from "millrace/rabbitmq"
 import { conformanceWorker } from "millrace/testing"
 
-conformanceWorker(RabbitMq.layer({ url: process.env.RABBITMQ_URL ?? "" }))
+const { ORDER, RABBITMQ_URL: url = "" } = process.env
+
+conformanceWorker(ORDER === "yes" ? RabbitMq.layer({ url, order: true }) : RabbitMq.layer({ url }))

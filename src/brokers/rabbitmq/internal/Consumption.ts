@@ -10,8 +10,17 @@ import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { BrokerError } from "../../../messaging/BrokerError.ts"
-import type { Delivery, Published, Settled, Settlement, SubscribeOptions } from "../../../messaging/Driver.ts"
+import type {
+  Backlog,
+  Delivery,
+  Published,
+  RawMessage,
+  Settled,
+  Settlement,
+  SubscribeOptions
+} from "../../../messaging/Driver.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
+import { Buffer } from "./Buffer.ts"
 import type { Connection } from "./Connection.ts"
 import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
 import type { Link } from "./Link.ts"
@@ -26,6 +35,13 @@ import { deliveriesOf, messageOf } from "./Wire.ts"
  * with their channel, and delivers those messages again.
  */
 const passedOn = 100
+
+/**
+ * With order by key: messages handed out to the one process that receives. What a process leaves behind, the next one must get
+ * in one piece: a quorum queue puts what it takes back behind what it has taken back before. So this is the same for all, and
+ * not the credit; a key that waits holds up others only with as many messages.
+ */
+const handedOut = 1000
 
 /** Whether somebody has it, to whom its loss is news. */
 const isHandedOver = ({ state }: RabbitDelivery): boolean => state === "held" || state === "abandoned"
@@ -59,11 +75,16 @@ export class Consumption {
   private readonly parts: Parts
   private session: Session | undefined = undefined
   /** Handed out by the server, not handed over yet. */
-  private buffer: Array<RabbitDelivery> = []
+  private readonly buffer: Buffer
+  private readonly ordered: boolean
+  /** With order by key: what was tried here before the channel ended, by id, since the server knows nothing of it. */
+  private tried: ReadonlyMap<string, RabbitDelivery> = new Map()
   /** Handed over and not settled. */
   private held = 0
   private credit: number
   private taking: (() => void) | undefined = undefined
+  /** Something has happened since it was last looked what may be handed over. */
+  private changed = false
   private onSessionEnd: () => void = () => {}
   /** Why nothing more can be taken, for good. */
   private over: BrokerError | undefined = undefined
@@ -78,6 +99,8 @@ export class Consumption {
     this.options = options
     this.parts = parts
     this.credit = options.credit
+    this.buffer = new Buffer(options)
+    this.ordered = options.order === "key"
     this.lostDeliveries = lost
     this.lost = Stream.fromQueue(lost)
   }
@@ -128,14 +151,21 @@ export class Consumption {
     )
     try {
       await topology.declare(channel, topic, [group])
+      // The client may not have told yet.
+      if (this.session !== undefined) this.ended(this.session)
       this.session = session
-      await session.setCredit(this.credit)
+      await session.setCredit(this.wanted)
     } catch (error) {
       if (this.session === session) this.session = undefined
       session.end(textOf(error))
       throw error
     }
     if (signal.aborted) session.end("it was interrupted")
+  }
+
+  /** The credit that the server is told. It is not told of less: with order by key nobody else may receive meanwhile. */
+  private get wanted(): number {
+    return this.ordered && this.credit > 0 ? handedOut : this.credit
   }
 
   /** Keeps it consuming, for ever. */
@@ -178,21 +208,28 @@ export class Consumption {
     const message = messageOf(source, topic, () => `${topic}:${group}/${source.fields.consumerTag}/${++this.arrived}`)
     // The server looks at times once a minute; it must not be the first.
     const ends = this.now() + acknowledgementTimeout - Math.min(60_000, acknowledgementTimeout / 10)
-    const delivery = new RabbitDelivery(session, source, message, deliveriesOf(source, quorum), ends)
+    const tried = source.fields.redelivered ? this.tried.get(message.envelope.id) : undefined
+    // With order by key most of what a process has left behind was never run: the count says nothing of what has killed it.
+    const deliveries = this.ordered ? undefined : deliveriesOf(source, quorum)
+    const delivery =
+      tried === undefined
+        ? new RabbitDelivery(session, source, message, deliveries, ends)
+        : new RabbitDelivery(session, source, tried.message, deliveries, ends, tried.dueAt)
     session.unsettled.set(source.fields.deliveryTag, delivery)
     // It comes before the answer to the request to consume is heard.
     this.problem = undefined
-    this.buffer.push(delivery)
+    this.buffer.add(delivery)
     this.wake()
   }
 
   private wake(): void {
+    this.changed = true
     if (this.available > 0 || this.over !== undefined) this.taking?.()
   }
 
-  /** How many may be handed over now. */
+  /** How many may be handed over now, at most. */
   private get available(): number {
-    return Math.min(this.buffer.length, this.credit - this.held)
+    return Math.min(this.buffer.size, this.credit - this.held)
   }
 
   /** Only the waiting is interruptible: what was picked is returned. */
@@ -200,7 +237,8 @@ export class Consumption {
     return Effect.uninterruptible(
       Effect.suspend(() => {
         if (this.over !== undefined) return Effect.fail(this.over)
-        if (this.available > 0) return Effect.succeed(this.pick(max, maxBytes))
+        const deliveries = this.pick(max, maxBytes)
+        if (deliveries.length > 0) return Effect.succeed(deliveries)
         return Effect.andThen(Effect.interruptible(this.change), this.take(max, maxBytes))
       })
     )
@@ -208,22 +246,23 @@ export class Consumption {
 
   private readonly change: Effect.Effect<void> = Effect.callback((resume) => {
     this.taking = () => resume(Effect.void)
-    this.wake()
+    if (this.changed) this.wake()
+    if (!this.ordered) return
+    const now = this.now()
+    const wait = this.buffer.nextDue(now) - now
+    if (this.held >= this.credit || wait === Number.POSITIVE_INFINITY) return
+    const timer = setTimeout(() => this.wake(), Math.min(Math.max(1, Math.ceil(wait)), 2 ** 30))
+    return Effect.sync(() => clearTimeout(timer))
   })
 
   private pick(max: number, maxBytes: number): ReadonlyArray<Delivery> {
+    this.changed = false
     const most = Math.min(max, this.available)
-    let bytes = 0
-    let count = 0
-    for (const delivery of this.buffer) {
-      if (count === most) break
-      bytes += delivery.message.body.byteLength
-      if (count > 0 && bytes > maxBytes) break
-      delivery.state = "held"
-      count++
-    }
-    this.held += count
-    return this.buffer.splice(0, count)
+    if (most <= 0) return []
+    const deliveries = this.buffer.take(most, maxBytes, this.now())
+    for (const delivery of deliveries) delivery.state = "held"
+    this.held += deliveries.length
+    return deliveries
   }
 
   /**
@@ -241,8 +280,13 @@ export class Consumption {
         continue
       }
       this.held--
+      this.buffer.left(delivery)
       if (!delivery.session.isOpen) delivery.state = "lost"
-      else if (settlement._tag === "Retry") {
+      else if (this.ordered && settlement._tag === "Release") this.giveBack(delivery, delivery.message, delivery.dueAt)
+      else if (this.ordered && settlement._tag === "Retry" && settlement.envelope.key !== undefined) {
+        const message = { envelope: settlement.envelope, body: delivery.message.body }
+        this.giveBack(delivery, message, this.now() + settlement.delay)
+      } else if (settlement._tag === "Retry") {
         delivery.state = "retrying"
         this.retrying++
         this.retry(delivery, settlement.envelope, settlement.delay, 0)
@@ -258,6 +302,14 @@ export class Consumption {
     return settlements.map(({ delivery }) =>
       delivery instanceof RabbitDelivery && delivery.state !== "lost" ? "Unconfirmed" : "Lost"
     )
+  }
+
+  /** The server is not told: it stays in its place before others of its key. */
+  private giveBack(delivery: RabbitDelivery, message: RawMessage, dueAt: number): void {
+    delivery.state = "settled"
+    const again = delivery.again(message, dueAt)
+    delivery.session.unsettled.set(again.tag, again)
+    this.buffer.giveBack(again)
   }
 
   /** The decision stands: it is sent until the server has it, or has the original again. */
@@ -282,33 +334,37 @@ export class Consumption {
   setCredit(credit: number): void {
     this.credit = credit
     const { session } = this
+    this.wake()
+    // What is unacknowledged must come before what another process would get.
+    if (this.ordered && credit === 0) return
     // Without an answer: what the server still hands out is not handed over.
-    session?.setCredit(credit).then(
+    session?.setCredit(this.wanted).then(
       () => {
         if (this.credit === 0) this.giveBackBuffer()
       },
       (error) => session.end(textOf(error))
     )
-    this.wake()
   }
 
   /** Others can have what is not wanted here. */
   private giveBackBuffer(): void {
-    const buffer = this.buffer
-    this.buffer = []
-    this.session?.release(buffer)
+    this.session?.release(this.buffer.clear())
   }
 
   /** Its deliveries are back at the server. */
   private ended(session: Session): void {
-    const lost: Array<Delivery> = []
+    const lost: Array<RabbitDelivery> = []
+    const tried = new Map<string, RabbitDelivery>()
     for (const delivery of session.unsettled.values()) {
       if (isHandedOver(delivery)) lost.push(delivery)
+      if (delivery.dueAt > 0) tried.set(delivery.message.envelope.id, delivery)
       delivery.state = "lost"
     }
+    if (session.unsettled.size > 0) this.tried = tried
     this.held -= lost.length
+    for (const delivery of lost) this.buffer.left(delivery)
     session.unsettled.clear()
-    this.buffer = this.buffer.filter((delivery) => delivery.session !== session)
+    this.buffer.keep((delivery) => delivery.session !== session)
     if (lost.length > 0) Queue.offerUnsafe(this.lostDeliveries, lost)
     if (this.session === session) this.onSessionEnd()
   }
@@ -316,7 +372,7 @@ export class Consumption {
   /** Gives up what the server would soon take away with everything else on its channel. */
   readonly expire: Effect.Effect<void> = Effect.sync(() => {
     const { session } = this
-    if (session === undefined) return
+    if (session === undefined || !session.isOpen) return
     const now = this.now()
     const late: Array<RabbitDelivery> = []
     for (const delivery of session.unsettled.values()) {
@@ -324,14 +380,25 @@ export class Consumption {
       late.push(delivery)
     }
     if (late.length === 0) return
+    // By itself it would come back behind others of its key.
+    if (this.ordered) return session.end("a message was not acknowledged in the server's time; all are given back")
     const lost = late.filter(isHandedOver)
     this.held -= lost.length
     session.release(late)
     for (const delivery of late) delivery.state = "lost"
-    this.buffer = this.buffer.filter(({ state }) => state === "buffered")
+    this.buffer.keep(({ state }) => state === "buffered")
     if (lost.length > 0) Queue.offerUnsafe(this.lostDeliveries, lost)
     this.wake()
   })
+
+  /**
+   * Only the process that receives has any; which one that is, the server does not tell. Those that wait for their time here are
+   * unacknowledged there.
+   */
+  backlog(group: Backlog): Backlog {
+    const receives = this.session?.hasReceived ?? false
+    return { ...group, waiting: receives ? group.waiting : undefined, delayed: this.buffer.delayed(this.now()) }
+  }
 
   /** Nothing more can be taken: its group was removed. */
   endWith(error: BrokerError): void {
@@ -347,13 +414,17 @@ export class Consumption {
     return Effect.gen({ self: this }, function* () {
       Queue.endUnsafe(this.lostDeliveries)
       if (session === undefined || !session.isOpen) return
-      yield* Effect.timeoutOption(
-        Effect.promise(() => session.setCredit(0).catch(() => undefined)),
-        "2 seconds"
-      )
+      if (!this.ordered) {
+        yield* Effect.timeoutOption(
+          Effect.promise(() => session.setCredit(0).catch(() => undefined)),
+          "2 seconds"
+        )
+      }
       yield* Effect.timeoutOption(this.retried, "5 seconds")
       const left = [...session.unsettled.values()].filter(({ state }) => state !== "abandoned")
-      session.release(left)
+      // With order by key all goes back in one piece, with the channel, and the next process begins after that.
+      if (!this.ordered) session.release(left)
+      else if (left.length === session.unsettled.size) session.unsettled.clear()
       for (const delivery of left) delivery.state = "lost"
       if (this.parts.settings.queueType === "quorum") yield* Effect.sleep(passedOn)
       // What is abandoned goes back with its channel, so that stays as long as the connection.

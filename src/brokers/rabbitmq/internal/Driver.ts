@@ -44,7 +44,7 @@ export const open = (settings: Settings, name: string): Effect.Effect<Driver, Br
       abilities: {
         delay: "native",
         priority: settings.priorities === undefined ? "none" : "native",
-        order: "none",
+        order: settings.ordered === undefined ? "none" : "native",
         replay: "none",
         browse: "none",
         results: "none"
@@ -97,8 +97,8 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
   const about = { operation: "subscribe", topic }
   const wrong = invalidName("subscribe", topic, group)
   if (wrong !== undefined) return Effect.fail(wrong)
-  if (options.order === "key") {
-    const detail = "RabbitMQ keeps no order by key over several consumers; leave out order, or use one that does"
+  if (options.order === "key" && !parts.topology.isOrdered(group)) {
+    const detail = `the queue of group "${group}" is not declared for order by key; name the group in the option "order" of the layer, or leave out order here`
     return Effect.fail(rejected(about, "Unsupported", detail))
   }
   if (options.replay !== undefined) {
@@ -147,7 +147,9 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       renew: (deliveries) => Effect.sync(() => deliveries.map(renewed)),
       lost: consumption.lost,
       setCredit: (credit) => Effect.sync(() => consumption.setCredit(credit)),
-      problem: () => consumption.problem
+      problem: () => consumption.problem,
+      backlog:
+        options.order === "key" ? Effect.map(backlog(parts, options), (group) => consumption.backlog(group)) : undefined
     }
   })
 }

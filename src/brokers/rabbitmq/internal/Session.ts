@@ -21,19 +21,34 @@ export class RabbitDelivery implements Delivery {
   readonly leaseEndsAt: number
   readonly session: Session
   readonly source: ConsumeMessage
+  /** Not to be handed over before, by the monotonic clock: it was given back to be tried again then. 0: it was not. */
+  readonly dueAt: number
 
   constructor(
     session: Session,
     source: ConsumeMessage,
     message: RawMessage,
     deliveries: number | undefined,
-    leaseEndsAt: number
+    leaseEndsAt: number,
+    dueAt = 0
   ) {
     this.session = session
     this.source = source
     this.message = message
     this.deliveries = deliveries
     this.leaseEndsAt = leaseEndsAt
+    this.dueAt = dueAt
+  }
+
+  get tag(): number {
+    return this.source.fields.deliveryTag
+  }
+
+  /** To be handed over once more, without the server's knowing. */
+  again(message: RawMessage, dueAt: number): RabbitDelivery {
+    // Whoever gives it back is alive: the count begins anew.
+    const deliveries = this.deliveries === undefined ? undefined : 1
+    return new RabbitDelivery(this.session, this.source, message, deliveries, this.leaseEndsAt, dueAt)
   }
 }
 
@@ -43,6 +58,8 @@ export class Session {
   readonly unsettled = new Map<number, RabbitDelivery>()
   /** Why it has ended, as a sentence; none while it is open. */
   reason: string | undefined = undefined
+  /** The server has handed out something to it. */
+  hasReceived = false
   private readonly queue: string
   private readonly onMessage: (session: Session, message: ConsumeMessage) => void
   /** Who consumes, and for how many; none while nobody does. */
@@ -99,7 +116,10 @@ export class Session {
     await channel.prefetch(Math.min(credit, 65_535))
     const { consumerTag } = await channel.consume(this.queue, (message) => {
       if (message === null) this.end("the server cancelled the consumer, since its queue was deleted or moved")
-      else this.onMessage(this, message)
+      else {
+        this.hasReceived = true
+        this.onMessage(this, message)
+      }
     })
     this.consumer = { tag: consumerTag, credit }
   }
@@ -137,7 +157,7 @@ export class Session {
     try {
       if (last !== undefined) send(last, count > 1)
       for (const delivery of deliveries) {
-        if (this.unsettled.delete(delivery.source.fields.deliveryTag)) send(delivery, false)
+        if (this.unsettled.delete(delivery.tag)) send(delivery, false)
         delivery.state = "settled"
       }
     } catch {

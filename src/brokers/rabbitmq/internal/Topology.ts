@@ -43,11 +43,18 @@ export class Topology {
     this.settings = settings
   }
 
+  /** Whether its queue has one consumer at a time, so that it can be consumed in order by key. */
+  isOrdered(group: string): boolean {
+    const { ordered } = this.settings
+    return ordered === true || ordered?.has(group) === true
+  }
+
   /** The queue of a group. */
   queue(group: Group): Queue {
     const { priorities } = this.settings
     const options = priorities === undefined ? {} : { maxPriority: priorities }
-    return { ...this.durable(queueOf(group), options), source: group.topic }
+    const one = this.isOrdered(group.group) ? { "x-single-active-consumer": true } : {}
+    return { ...this.durable(queueOf(group), options, one), source: group.topic }
   }
 
   deadQueue(group: Group): Queue {
@@ -76,10 +83,10 @@ export class Topology {
     return ranges.map((range) => retryQueueOf(group, range))
   }
 
-  private durable(name: string, options: Options.AssertQueue): Queue {
+  private durable(name: string, options: Options.AssertQueue, more: Record<string, unknown> = {}): Queue {
     const { queueType } = this.settings
     const limit = queueType === "quorum" ? { "x-delivery-limit": noDeliveryLimit } : {}
-    return { name, options: { durable: true, ...options, arguments: { "x-queue-type": queueType, ...limit } } }
+    return { name, options: { durable: true, ...options, arguments: { "x-queue-type": queueType, ...limit, ...more } } }
   }
 
   private waiting(name: string, range: number, exchange: string, key: string, options: Options.AssertQueue): Queue {
