@@ -1,8 +1,9 @@
 /**
- * NSQ: publishing one by one and in batches, and consuming, beside nsqjs.
+ * NSQ: publishing one by one and in batches, and consuming, beside nsqjs and, where Go is installed, go-nsq.
  *
- * Both sides send and read the same JSON through the same Schema, to the same nsqd, with the same number unconfirmed and the
- * same RDY. nsqjs sends bare messages; Millrace's have their envelope. Each consumes what Millrace has published.
+ * All send and read the same JSON, in JavaScript through the same Schema, to the same nsqd, into topics with one channel, with
+ * the same number unconfirmed and the same RDY. go-nsq and the first nsqjs send bare messages; the second one wraps each in
+ * the envelope that Millrace's have. All consume what Millrace has published.
  */
 import { performance } from "node:perf_hooks"
 import { setImmediate } from "node:timers/promises"
@@ -13,6 +14,7 @@ import type { Message } from "nsqjs"
 import nsqjs from "nsqjs"
 import { urlOf } from "../scripts/services/state.ts"
 import type { Bench, Contestant, Sample } from "./harness.ts"
+import { goBinary, program } from "./programs.ts"
 
 const { Reader, Writer } = nsqjs
 
@@ -56,11 +58,23 @@ const http = () => urlOf("nsq", "nsqd1Http")
 const runtime = () =>
   ManagedRuntime.make(Layer.merge(Nsq.layer({ nsqd: [{ tcp: host(), http: http() }] }), Logger.layer([])))
 
-/** Checks that all are there, and removes them. */
+/** A topic with the channel that Millrace declares: nsqd puts each message into both. */
+const createTopic = async (topic: string): Promise<void> => {
+  for (const what of [`topic/create?topic=${topic}`, `channel/create?topic=${topic}&channel=${group}`]) {
+    const { status } = await fetch(`${http()}/${what}`, { method: "POST" })
+    if (status !== 200) throw new Error(`${what} was answered with ${status}`)
+  }
+}
+
+/** Waits until all are there, also what is between the topic and its channel, and removes them. */
 const removeAll = async (topic: string): Promise<void> => {
-  const stats = await Effect.runPromise(NsqProtocol.Lookup.stats(http(), topic))
-  const there = (stats?.depth ?? 0) + (stats?.channels?.[0]?.depth ?? 0)
-  if (there !== count) throw new Error(`${there} of ${count} messages are there`)
+  const end = performance.now() + 10_000
+  for (;;) {
+    const stats = await Effect.runPromise(NsqProtocol.Lookup.stats(http(), topic))
+    const there = (stats?.depth ?? 0) + (stats?.channels?.[0]?.depth ?? 0)
+    if (there === count) break
+    if (there > count || performance.now() > end) throw new Error(`${there} of ${count} messages are there`)
+  }
   await Effect.runPromise(NsqProtocol.Lookup.deleteTopic(http(), topic))
 }
 
@@ -109,20 +123,40 @@ const openWriter = async () => {
   return writer
 }
 
-const theirsPublish = (inBatches: boolean): Contestant => {
+/** What stands before the payload of {@link Topic}, as a program without Millrace would write it. */
+const withEnvelope = (topic: string, payload: Buffer): Buffer => {
+  const envelope = Buffer.from(
+    JSON.stringify({
+      specversion: "1.0",
+      id: crypto.randomUUID(),
+      source: "//bench",
+      type: topic,
+      time: new Date().toISOString(),
+      schemaversion: "1",
+      datacontenttype: "application/json"
+    })
+  )
+  const head = Buffer.alloc(8)
+  head.writeUInt32BE(0x894d5231)
+  head.writeUInt32BE(envelope.byteLength, 4)
+  return Buffer.concat([head, envelope, payload])
+}
+
+const theirsPublish = (name: string, inBatches: boolean, wrap: typeof withEnvelope): Contestant => {
   let opened: ReturnType<typeof openWriter> | undefined
   let round = 0
   return {
-    name: "nsqjs",
+    name,
     measure: async () => {
       opened ??= openWriter()
       const writer = await opened
       const topic = topicOf(`nsqjs.${round++}`).name
+      await createTopic(topic)
       const each = inBatches ? batch : 1
       const start = performance.now()
       await new Promise<void>((resolve, reject) => {
         let [sent, confirmed] = [0, 0]
-        const body = () => Buffer.from(JSON.stringify(encode(orderOf(sent++))))
+        const body = () => wrap(topic, Buffer.from(JSON.stringify(encode(orderOf(sent++)))))
         const send = () => {
           if (sent >= count) return
           const messages = inBatches ? Array.from({ length: batch }, body) : body()
@@ -140,6 +174,37 @@ const theirsPublish = (inBatches: boolean): Contestant => {
       return result
     }
   }
+}
+
+const publishers = (inBatches: boolean): ReadonlyArray<Contestant> => [
+  theirsPublish("nsqjs", inBatches, (_, payload) => payload),
+  theirsPublish("nsqjs with the same envelope", inBatches, withEnvelope)
+]
+
+const goPublishes = (inBatches: boolean) => async (): Promise<ReadonlyArray<Contestant>> => {
+  const binary = await goBinary("go-nsq")
+  if (binary === undefined) return []
+  let round = 0
+  return [
+    {
+      name: "go-nsq",
+      program: true,
+      measure: async () => {
+        const topic = topicOf(`go.${round++}`).name
+        await createTopic(topic)
+        const sizes = inBatches ? [4, batch] : [unconfirmed, 1]
+        const result = await program("go-nsq", binary, [
+          "publish",
+          host(),
+          topic,
+          `${count}`,
+          ...sizes.map(String)
+        ]).measure()
+        await removeAll(topic)
+        return result
+      }
+    }
+  ]
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -240,6 +305,28 @@ const theirsConsume = (): Contestant => {
   }
 }
 
+const goConsumes = async (): Promise<ReadonlyArray<Contestant>> => {
+  const binary = await goBinary("go-nsq")
+  if (binary === undefined) return []
+  let round = 0
+  return [
+    {
+      name: "go-nsq",
+      program: true,
+      measure: async () => {
+        const topic = topicOf(`go.${round++}`)
+        const running = runtime()
+        await running.runPromise(fill(topic))
+        await running.dispose()
+        const args = ["consume", host(), topic.name, `${count}`, `${prefetch}`]
+        const result = await program("go-nsq", binary, args).measure()
+        await isFinished(topic.name)
+        return result
+      }
+    }
+  ]
+}
+
 const units = { "messages/s": "more" } as const
 
 export const benches: ReadonlyArray<Bench> = [
@@ -248,20 +335,23 @@ export const benches: ReadonlyArray<Bench> = [
     about: `${count} messages of 200 bytes, one at a time, each encoded by Schema and confirmed, ${unconfirmed} unconfirmed`,
     units,
     ours: oursPublishes(false),
-    peers: [theirsPublish(false)]
+    peers: publishers(false),
+    optional: goPublishes(false)
   },
   {
     name: "nsq-publish-batches",
     about: `the same in batches of ${batch}, 4 of them unconfirmed`,
     units,
     ours: oursPublishes(true),
-    peers: [theirsPublish(true)]
+    peers: publishers(true),
+    optional: goPublishes(true)
   },
   {
     name: "nsq-consume",
     about: `${count} messages of 200 bytes, each decoded by Schema and finished, ${prefetch} in flight`,
     units,
     ours: oursConsumes(),
-    peers: [theirsConsume()]
+    peers: [theirsConsume()],
+    optional: goConsumes
   }
 ]

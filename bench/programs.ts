@@ -23,12 +23,12 @@ export const program = (name: string, command: string, args: ReadonlyArray<strin
 export const script = (name: string, file: string, ...args: ReadonlyArray<string>): Contestant =>
   program(name, process.execPath, [...process.execArgv, join(import.meta.dirname, file), ...args])
 
-let built: Promise<string | undefined> | undefined
+const built = new Map<string, Promise<string | undefined>>()
 
-const build = async (): Promise<string | undefined> => {
-  const binary = join(tmpdir(), `millrace-bench-go-${process.getuid?.() ?? "user"}`)
+const build = async (folder: string): Promise<string | undefined> => {
+  const binary = join(tmpdir(), `millrace-bench-${folder}-${process.getuid?.() ?? "user"}`)
   try {
-    await exec("go", ["build", "-o", binary, "."], { cwd: join(import.meta.dirname, "go") })
+    await exec("go", ["build", "-o", binary, "."], { cwd: join(import.meta.dirname, folder) })
     return binary
   } catch (error) {
     const reason =
@@ -38,11 +38,17 @@ const build = async (): Promise<string | undefined> => {
   }
 }
 
+/** The program of a folder with Go in it, built once, where Go is installed. */
+export const goBinary = (folder: string): Promise<string | undefined> => {
+  const binary = built.get(folder) ?? build(folder)
+  built.set(folder, binary)
+  return binary
+}
+
 /** The Go programs, where Go is installed; otherwise none. */
 export const goPrograms = async (
   ...peers: ReadonlyArray<{ readonly name: string; readonly args: ReadonlyArray<string> }>
 ): Promise<ReadonlyArray<Contestant>> => {
-  built ??= build()
-  const binary = await built
+  const binary = await goBinary("go")
   return binary === undefined ? [] : peers.map(({ args, name }) => program(name, binary, args))
 }

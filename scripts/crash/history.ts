@@ -4,7 +4,7 @@
  * Every process appends lines of JSON to files of its own. A line is written by one call that returns when the system has it,
  * so it survives a SIGKILL of the process that wrote it.
  */
-import { appendFileSync, readdirSync, readFileSync } from "node:fs"
+import { appendFileSync, closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync } from "node:fs"
 import { join } from "node:path"
 import { expectedDead, failuresOf, groups, maxAttempts } from "./scenario.ts"
 
@@ -42,13 +42,16 @@ export interface History {
   readonly handledBy: (group: string) => ReadonlySet<string>
 }
 
+/** Whole numbers, of which the longer one is larger. */
+const byTime = (a: Line, b: Line): number => a.at.length - b.at.length || (a.at < b.at ? -1 : 1)
+
 export const read = (folder: string): History => {
   const lines = readdirSync(folder)
     .filter((name) => name.endsWith(".jsonl"))
     .flatMap((name) => readFileSync(join(folder, name), "utf8").split("\n"))
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line) as Line)
-    .toSorted((a, b) => Number(BigInt(a.at) - BigInt(b.at)))
+    .toSorted(byTime)
   const confirmed = new Set<string>()
   const sent = new Map<string, { readonly key: string; readonly n: number }>()
   const runs: Array<Run> = []
@@ -60,6 +63,45 @@ export const read = (folder: string): History => {
   const handledBy = (group: string) =>
     new Set(runs.filter((run) => run.event === "handled" && run.group === group).map(({ id }) => id))
   return { confirmed, sent, runs, handledBy }
+}
+
+/** Whether all is worked off, asked again and again: only what was written since the last time is read. */
+export class Progress {
+  private readonly folder: string
+  private readonly places = new Map<string, number>()
+  private readonly open = new Map<string, Set<string>>(groups.map(({ name }) => [name, new Set()]))
+  private readonly handled = new Map<string, Set<string>>(groups.map(({ name }) => [name, new Set()]))
+
+  constructor(folder: string) {
+    this.folder = folder
+  }
+
+  /** Every group has handled what was confirmed, but for what becomes a dead letter. */
+  isDone(): boolean {
+    for (const name of readdirSync(this.folder)) if (name.endsWith(".jsonl")) this.read(name)
+    return [...this.open.values()].every(({ size }) => size === 0)
+  }
+
+  private read(name: string): void {
+    const place = this.places.get(name) ?? 0
+    const file = openSync(join(this.folder, name), "r")
+    const news = Buffer.alloc(fstatSync(file).size - place)
+    readSync(file, news, 0, news.length, place)
+    closeSync(file)
+    // The last line may not be whole yet.
+    const whole = news.subarray(0, news.lastIndexOf(10) + 1)
+    this.places.set(name, place + whole.length)
+    for (const line of whole.toString().split("\n")) if (line !== "") this.note(JSON.parse(line) as Line)
+  }
+
+  private note(line: Line): void {
+    if (line.event === "confirmed" && !expectedDead(line.id)) {
+      for (const [group, open] of this.open) if (!this.handled.get(group)?.has(line.id)) open.add(line.id)
+    } else if (line.event === "handled") {
+      this.handled.get(line.group)?.add(line.id)
+      this.open.get(line.group)?.delete(line.id)
+    }
+  }
 }
 
 export interface Letter {
@@ -147,6 +189,8 @@ const orderOf = (runs: ReadonlyArray<Run>): Array<string> => {
       if (run.event === "began" && run.n < latest && !done.has(run.id)) {
         problems.push(`order: of key ${key}, ${run.n} began after ${latest} had been handled`)
       }
+      // The last attempt of a dead letter may be repeated like any other.
+      if (run.event === "failed" && run.attempt >= maxAttempts) done.add(run.id)
       if (run.event !== "handled") continue
       done.add(run.id)
       latest = Math.max(latest, run.n)

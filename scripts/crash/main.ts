@@ -11,9 +11,8 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
 import { brokers } from "./brokers.ts"
-import { check, read } from "./history.ts"
+import { check, Progress, read } from "./history.ts"
 import { Player } from "./Player.ts"
-import { expectedDead, groups } from "./scenario.ts"
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
@@ -95,13 +94,9 @@ rmSync(folder, { recursive: true, force: true })
 /** Waits until every group has an outcome for everything that was confirmed; 1 where it does not come to that. */
 async function workedOff(patience: number): Promise<number> {
   const end = Date.now() + patience
+  const progress = new Progress(folder)
   while (Date.now() < end) {
-    const history = read(folder)
-    const open = groups.some(({ name }) => {
-      const done = history.handledBy(name)
-      return [...history.confirmed].some((id) => !done.has(id) && !expectedDead(id))
-    })
-    if (!open) return 0
+    if (progress.isDone()) return 0
     await sleep(300)
   }
   process.stdout.write(`Not everything was worked off within ${patience / 1000} s\n`)

@@ -1,6 +1,6 @@
 /** Apache Kafka, one node that is broker and controller (KRaft). Its jars come from Maven Central. */
 import { randomBytes } from "node:crypto"
-import { existsSync, writeFileSync } from "node:fs"
+import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { ask } from "./probe.ts"
 import { need, run } from "./programs.ts"
@@ -8,16 +8,32 @@ import { define, host, type Place, type Program } from "./Service.ts"
 
 const java: Program = { command: "java", apt: "default-jre-headless" }
 const maven: Program = { command: "mvn", apt: "maven" }
+const openssl: Program = { command: "openssl", apt: "openssl" }
 export const version = "4.1.1"
 
-export const properties = ({ data, ports }: Place<"broker" | "controller">) => `
+type Port = "broker" | "controller" | "tls" | "sasl"
+
+/** Its key and its certificate, in one file. */
+const certificateOf = (data: string) => join(data, "certificate.pem")
+
+/** Who may come in at the port `sasl`, by PLAIN. Users for SCRAM are made by those who need them. */
+export const user = { username: "millrace", password: "secret" } as const
+
+export const properties = ({ data, ports }: Place<Port>) => `
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@${host}:${ports.controller}
-listeners=PLAINTEXT://${host}:${ports.broker},CONTROLLER://${host}:${ports.controller}
-advertised.listeners=PLAINTEXT://${host}:${ports.broker}
+listeners=PLAINTEXT://${host}:${ports.broker},TLS://${host}:${ports.tls},SASL://${host}:${ports.sasl},CONTROLLER://${host}:${ports.controller}
+advertised.listeners=PLAINTEXT://${host}:${ports.broker},TLS://${host}:${ports.tls},SASL://${host}:${ports.sasl}
+inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,TLS:SSL,SASL:SASL_SSL,CONTROLLER:PLAINTEXT
+ssl.keystore.type=PEM
+ssl.keystore.location=${certificateOf(data)}
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_${user.username}="${user.password}";
+listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 log.dirs=${join(data, "log")}
 # Until it is over, a node that was killed cannot come back.
 broker.session.timeout.ms=4000
@@ -49,11 +65,19 @@ const knowsABroker = (answer: Buffer): boolean => {
   return true
 }
 
+/** One that vouches for itself. */
+const makeCertificate = async (file: string): Promise<void> => {
+  const subject = ["-subj", `/CN=${host}`, "-addext", `subjectAltName=IP:${host}`]
+  const key = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650"]
+  await run(need(openssl), ["req", ...key, ...subject, "-keyout", `${file}.key`, "-out", `${file}.crt`])
+  writeFileSync(file, `${readFileSync(`${file}.key`, "utf8")}${readFileSync(`${file}.crt`, "utf8")}`)
+}
+
 export const kafka = define({
   name: "kafka",
-  needs: [java],
+  needs: [java, openssl],
   buildNeeds: [maven],
-  ports: ["broker", "controller"],
+  ports: ["broker", "controller", "tls", "sasl"],
   isInstalled: (installed) => existsSync(join(installed, `kafka_2.13-${version}.jar`)),
   async install(installed) {
     console.log("fetching kafka with Maven")
@@ -63,6 +87,8 @@ export const kafka = define({
   async prepare(place) {
     const config = join(place.data, "server.properties")
     writeFileSync(config, properties(place))
+    const certificate = certificateOf(place.data)
+    if (!existsSync(certificate)) await makeCertificate(certificate)
     if (existsSync(join(place.data, "log/meta.properties"))) return
     const id = randomBytes(16).toString("base64url")
     const libraries = `${place.installed}/*`
@@ -77,6 +103,10 @@ export const kafka = define({
       ready: () => ask(ports.broker, metadata, knowsABroker)
     }
   ],
-  urls: ({ broker }) => ({ bootstrap: `${host}:${broker}` }),
+  urls: ({ broker, sasl, tls }) => ({
+    bootstrap: `${host}:${broker}`,
+    tls: `${host}:${tls}`,
+    sasl: `${host}:${sasl}`
+  }),
   env: () => ({})
 })

@@ -67,16 +67,21 @@ describe("compose.yaml", () => {
         String(value)
       ])
     )
-    const place = { data: "/data", installed: "/kafka", ports: { broker: 9092, controller: 9093 } }
+    const place = {
+      data: "/data",
+      installed: "/kafka",
+      ports: { broker: 9092, controller: 9093, tls: 9094, sasl: 9095 }
+    }
     const ours = Object.fromEntries(
       properties(place)
         .split("\n")
         .filter((line) => /^\w/.test(line))
         .map((line) => line.split(/=(.*)/).slice(0, 2))
     )
-    // Addresses inside a container are others. How soon the dead are missed, and that little is kept, is for tests.
+    // Addresses inside a container are others. How soon the dead are missed, that little is kept, and the doors with
+    // certificates and passwords are for tests.
     const own =
-      /^(listeners|advertised\.listeners|controller\.quorum\.voters|log\.dirs)$|session\.timeout|heartbeat|num\.partitions/
+      /^(listeners|advertised\.listeners|controller\.quorum\.voters|log\.dirs)$|session\.timeout|heartbeat|num\.partitions|ssl|sasl|protocol\.map|^inter/
     const common = (settings: Record<string, unknown>) =>
       Object.fromEntries(Object.entries(settings).filter(([name]) => !own.test(name)))
     assert.deepStrictEqual(common(theirs), common(ours))

@@ -45,6 +45,8 @@ import { check } from "./internal/Settings.ts"
 import type { Options } from "./Options.ts"
 
 export type { Options, SaslOptions, TlsOptions } from "./Options.ts"
+export type { GroupOf, PartitionLag } from "./Positions.ts"
+export { lag, moveTo } from "./Positions.ts"
 
 /** What the layer provides. */
 export type Abilities = "order" | "replay" | "browse"

@@ -21,6 +21,11 @@ export interface Fixture {
   /** The shortest lease in milliseconds that the driver keeps exactly; `none` where a delivery lasts as long as its connection. */
   readonly lease: number | "none"
   /**
+   * Milliseconds that a delayed message may be late, as far as the broker says; two whose times are nearer than that may come
+   * in any order. Default 0: they come in the order of their times.
+   */
+  readonly lateness?: number | undefined
+  /**
    * `false` where things go wrong on purpose, as with `FaultyBroker`: operations are tried again, and duplicates are counted
    * but not refused. Default true.
    */

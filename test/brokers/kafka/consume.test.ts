@@ -1,10 +1,12 @@
 /** Consuming: what is committed, what waits, and what another owner of a partition knows. */
 import { assert, it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Context, Effect, Exit, Fiber, Layer } from "effect"
 import type { Driver } from "millrace"
+import { Broker } from "millrace"
+import { Kafka } from "millrace/kafka"
 import { describeWith } from "../services.ts"
 import { idOf, message, subscribe } from "../support.ts"
-import { client, connect, fresh, until, untilEffect } from "./support.ts"
+import { client, connect, fresh, layerAt, until, untilEffect } from "./support.ts"
 
 const everything = Number.MAX_SAFE_INTEGER
 
@@ -59,6 +61,125 @@ describeWith("kafka", (kafka) => {
       assert.deepStrictEqual(again.map(idOf), ["m0", "m17", "m250"])
       yield* next.settle(again.map(acknowledge))
       assert.deepStrictEqual(yield* rest(next), [])
+    })
+  )
+
+  it.live("thousands that are unfinished between thousands that are finished are told to the next owner too", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(5000))
+      const isOpen = (_: unknown, i: number) => i % 2 === 0
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic, credit: 5000 })
+          const taken = yield* takeMany(subscription, 5000)
+          yield* subscription.settle(taken.filter((_, i) => !isOpen(_, i)).map(acknowledge))
+        })
+      )
+      const next = yield* subscribe(driver, { topic, credit: 5000 })
+      const again = yield* takeMany(next, 2500)
+      assert.deepStrictEqual(again.map(idOf), ids(5000).filter(isOpen))
+      assert.deepStrictEqual(yield* rest(next), [])
+    })
+  )
+
+  it.live("a slow key takes no more than its share, and goes on in order", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      const keyOf = (id: string) => id.replace(/\d+$/, "")
+      yield* publish(driver, topic, [...ids(6, "slow"), ...ids(3, "quick")], keyOf)
+      const subscription = yield* subscribe(driver, { topic, order: "key", credit: 6, perKey: 2 })
+      const first = yield* takeMany(subscription, 4)
+      assert.deepStrictEqual(first.map(idOf), ["slow0", "slow1", "quick0", "quick1"])
+      yield* subscription.settle(first.slice(2).map(acknowledge))
+      const second = yield* takeMany(subscription, 1)
+      assert.deepStrictEqual(second.map(idOf), ["quick2"])
+      yield* publish(driver, topic, ["slow6"], keyOf)
+      assert.deepStrictEqual(yield* rest(subscription), [])
+      // The first is given back, and comes before those that have waited.
+      const [slow0, slow1] = first
+      if (slow0 === undefined || slow1 === undefined) return
+      yield* subscription.settle([{ _tag: "Release", delivery: slow0 }, acknowledge(slow1)])
+      const again = yield* takeMany(subscription, 2)
+      assert.deepStrictEqual(again.map(idOf), ["slow0", "slow2"])
+      // One that is tried again later holds back its key, and no other.
+      const [slow0Again] = again
+      if (slow0Again === undefined) return
+      const { envelope } = slow0Again.message
+      yield* subscription.settle([{ _tag: "Retry", delivery: slow0Again, delay: 1500, envelope }])
+      yield* publish(driver, topic, ["quick3"], keyOf)
+      assert.deepStrictEqual((yield* takeMany(subscription, 1)).map(idOf), ["quick3"])
+      yield* subscription.settle(again.slice(1).map(acknowledge))
+      const order: Array<string> = []
+      while (order.length < 5) {
+        const some = yield* subscription.take(100, everything)
+        assert.isAtMost(some.length, 2)
+        order.push(...some.map(idOf))
+        yield* subscription.settle(some.map(acknowledge))
+      }
+      assert.deepStrictEqual(order, ["slow0", "slow3", "slow4", "slow5", "slow6"])
+    })
+  )
+
+  it.live("what a committed text says of messages that were deleted since is not taken for those behind them", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(100))
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic })
+          const taken = yield* takeMany(subscription, 100)
+          const open = new Set(["m0", "m50", "m70"])
+          yield* subscription.settle(taken.filter((one) => !open.has(idOf(one))).map(acknowledge))
+        })
+      )
+      const admin = yield* client(broker).admin
+      yield* Effect.promise(() =>
+        admin.deleteRecords({ topics: [{ name: topic, partitions: [{ partition: 0, offset: 10n }] }] })
+      )
+      for (const last of [false, true]) {
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            // It takes one of them only, so that the other is not read, or not looked at.
+            const subscription = yield* subscribe(driver, { topic, credit: last ? 10 : 1 })
+            assert.deepStrictEqual(
+              (yield* takeMany(subscription, last ? 2 : 1)).map(idOf),
+              last ? ["m50", "m70"] : ["m50"]
+            )
+          })
+        )
+      }
+    })
+  )
+
+  it.live("where the log was cut off behind the group, what is written there is read", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(10))
+      // As after the loss of a server that alone had the end of the log.
+      const text = JSON.stringify({ v: 2, reach: 2000, open: [], tried: [] })
+      yield* client(broker).commit(`${topic}..g`, topic, 0, 1000n, text)
+      const first = yield* Effect.scoped(
+        Effect.gen(function* () {
+          const subscription = yield* subscribe(driver, { topic })
+          yield* Effect.sleep("1 second")
+          yield* publish(driver, topic, ids(100, "n"))
+          const [one] = yield* takeMany(subscription, 100)
+          if (one !== undefined) yield* subscription.settle([acknowledge(one)])
+          return one
+        })
+      )
+      assert.strictEqual(first && idOf(first), "n0")
+      const next = yield* subscribe(driver, { topic })
+      assert.deepStrictEqual((yield* takeMany(next, 99)).map(idOf), ids(100, "n").slice(1))
     })
   )
 
@@ -143,6 +264,86 @@ describeWith("kafka", (kafka) => {
         "what is finished is committed",
         Effect.map(waiting, (n) => n === 5)
       )
+    })
+  )
+
+  it.live(
+    "a new group begins at offsets, and one without members goes back to them; the lag of each partition is told",
+    () =>
+      Effect.gen(function* () {
+        const topic = fresh()
+        const group = { topic, group: "g" }
+        const layer = yield* Layer.build(Layer.fresh(layerAt(broker)))
+        const run = <A, E>(effect: Effect.Effect<A, E, Broker.Broker<"replay">>) => Effect.provideContext(effect, layer)
+        const driver: Driver.Driver = Context.get(layer, Broker.Broker)
+        yield* driver.declare({ topic, groups: ["first"] })
+        const producer = yield* client(broker).producer()
+        yield* Effect.promise(() =>
+          producer.send({
+            acks: -1,
+            messages: ids(20).map((id, i) => ({ topic, partition: i % 2, value: Buffer.from(id) }))
+          })
+        )
+        yield* run(Kafka.moveTo({ ...group, offsets: [7, 9] }))
+        const lagOf = Effect.map(run(Kafka.lag(group)), (found) =>
+          found.filter((one) => one.topic === topic).map(({ committed, end, lag }) => [committed, end, lag])
+        )
+        // The other partitions are empty.
+        const empty = [0, 0, 0]
+        assert.deepStrictEqual(yield* lagOf, [[7, 10, 3], [9, 10, 1], empty, empty])
+        const textOf = ({ message }: Driver.Delivery) => Buffer.from(message.body).toString()
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const subscription = yield* subscribe(driver, { topic })
+            const taken = yield* takeMany(subscription, 4)
+            assert.deepStrictEqual(taken.map(textOf).toSorted(), ["m14", "m16", "m18", "m19"])
+            const refused = yield* Effect.flip(run(Kafka.moveTo({ ...group, offsets: [0] })))
+            assert.deepInclude(refused.reason, { _tag: "Rejected", code: "Refused" })
+            // All but the first of them.
+            yield* subscription.settle(taken.filter((one) => textOf(one) !== "m14").map(acknowledge))
+          })
+        )
+        assert.deepStrictEqual(yield* lagOf, [[7, 10, 1], [10, 10, 0], empty, empty])
+        yield* run(Kafka.moveTo({ ...group, offsets: [undefined, 0] }))
+        assert.deepStrictEqual(yield* lagOf, [[7, 10, 1], [0, 10, 10], empty, empty])
+        const next = yield* subscribe(driver, { topic })
+        assert.strictEqual((yield* takeMany(next, 11)).length, 11)
+        const many = yield* Effect.flip(run(Kafka.moveTo({ topic, group: "h", offsets: [0, 0, 0, 0, 0] })))
+        assert.include(many.message, "has 4 partitions")
+        assert.isTrue(Exit.hasDies(yield* Effect.exit(run(Kafka.moveTo({ ...group, offsets: [-1] })))))
+      })
+  )
+
+  it.live("a new group begins with what was written since a time", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      yield* driver.declare({ topic, groups: ["first"] })
+      yield* publish(driver, topic, ids(20), (id) => id)
+      yield* Effect.sleep("50 millis")
+      const since = new Date()
+      yield* publish(driver, topic, ids(20, "n"), (id) => id)
+      const begun = yield* subscribe(driver, { topic, group: "since", replay: since })
+      assert.deepStrictEqual((yield* takeMany(begun, 20)).map(idOf).toSorted(), ids(20, "n").toSorted())
+      const whole = yield* subscribe(driver, { topic, group: "whole", replay: "earliest" })
+      assert.strictEqual((yield* takeMany(whole, 40)).length, 40)
+      const later = yield* subscribe(driver, { topic, group: "later", replay: new Date(Date.now() + 60_000) })
+      assert.deepStrictEqual(yield* rest(later), [])
+    })
+  )
+
+  it.live("a group that was removed and asked for anew has the backlog of its new subscription", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      // It stays open, and ends with the group.
+      const ended = yield* subscribe(driver, { topic })
+      yield* driver.removeGroup({ topic, group: "g" })
+      assert.strictEqual((yield* Effect.flip(ended.take(1, everything))).reason._tag, "Rejected")
+      const subscription = yield* subscribe(driver, { topic })
+      yield* publish(driver, topic, ids(20), (id) => id)
+      yield* subscription.settle((yield* takeMany(subscription, 20)).map(acknowledge))
+      assert.deepInclude(yield* driver.backlog({ topic, group: "g" }), { waiting: 0, inFlight: 0 })
     })
   )
 

@@ -4,9 +4,10 @@ import { assert, it } from "@effect/vitest"
 import { compatibilityPartitioner } from "@platformatic/kafka"
 import { Effect, Fiber } from "effect"
 import type { Driver } from "millrace"
+import { Registry } from "millrace"
 import { describeWith } from "../services.ts"
 import { message } from "../support.ts"
-import { client, connect, fresh, proxied, until } from "./support.ts"
+import { client, connect, fresh, proxied, until, untilEffect } from "./support.ts"
 
 const codeOf = (answer: Driver.Published | undefined): string | undefined =>
   answer?._tag === "Failed" && answer.error.reason._tag === "Rejected" ? answer.error.reason.code : answer?._tag
@@ -76,7 +77,49 @@ describeWith("kafka", (kafka) => {
         records.map(({ headers }) => headers.get("ce_id")?.toString()),
         ids
       )
-      assert.strictEqual(yield* countOf(broker, topic), ids.length, "nothing is there twice")
+      assert.strictEqual(yield* client(broker).count(topic), ids.length, "nothing is there twice")
+    })
+  )
+
+  it.live("the numbers of what may have been written are not given to another message", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const { driver, proxy } = yield* proxiedDriver(broker)
+      yield* driver.declare({ topic, groups: [] })
+      const admin = yield* client(broker).admin
+      /** Changes what the topic takes, so that what it has taken is refused when it comes again. */
+      const take = (bytes: number) =>
+        Effect.promise(() =>
+          admin.incrementalAlterConfigs({
+            resources: [
+              {
+                resourceType: 2,
+                resourceName: topic,
+                configs: [{ name: "max.message.bytes", configOperation: 0, value: String(bytes) }]
+              }
+            ]
+          })
+        )
+      const large = (id: string) => ({ ...to(topic, id, "k"), body: new Uint8Array(2000) })
+      yield* driver.publish([large("m0")])
+      yield* proxy.stall("toClient")
+      const publishing = yield* Effect.forkScoped(driver.publish([large("m1")]))
+      yield* untilEffect(
+        "the server has it",
+        Effect.map(client(broker).count(topic), (count) => count === 2)
+      )
+      yield* take(1000)
+      yield* proxy.cut
+      yield* proxy.restore
+      const [unknown] = yield* Fiber.join(publishing)
+      assert.strictEqual(
+        unknown?._tag === "Failed" && unknown.error.reason._tag,
+        "Unavailable",
+        "it is there after all"
+      )
+      yield* take(1_000_000)
+      assert.deepStrictEqual((yield* driver.publish([large("m2")])).map(codeOf), ["Confirmed"])
+      assert.strictEqual(yield* client(broker).count(topic), 3)
     })
   )
 
@@ -108,13 +151,45 @@ describeWith("kafka", (kafka) => {
         yield* Fiber.join(sent)
         yield* until("it is confirmed", () => answered > 0)
         yield* driver.publish([to(topic, "last", "k")])
-        const total = yield* countOf(broker, topic)
+        const total = yield* client(broker).count(topic)
         const ids = (yield* client(broker).read(topic, total)).map(({ headers }) => headers.get("ce_id")?.toString())
         assert.includeMembers(ids, ["first", "sent", "last"])
         // Those for which there was room had been sent already.
         assert.isBelow(total, 30)
       })
   )
+
+  it.live("publishers that wait for room do not take it all at once", () => {
+    const registry = Registry.makeUnsafe()
+    return Effect.gen(function* () {
+      const topic = fresh()
+      const { driver, proxy } = yield* proxiedDriver(broker, { bufferBytes: 20_000 })
+      yield* driver.declare({ topic, groups: [] })
+      yield* driver.publish([to(topic, "first")])
+      yield* proxy.stall()
+      let confirmed = 0
+      const publishing = yield* Effect.forkScoped(
+        Effect.forEach(
+          Array.from({ length: 200 }, (_, i) => ({ ...to(topic, `m${i}`, "k"), body: new Uint8Array(1000) })),
+          (one) => Effect.tap(driver.publish([one]), () => Effect.sync(() => confirmed++)),
+          { concurrency: "unbounded", discard: true }
+        )
+      )
+      yield* Effect.sleep("200 millis")
+      const bytes = () =>
+        [...registry.entries].flatMap(({ counts }) => counts()).find(([name]) => name === "unconfirmed bytes")?.[1] ?? 0
+      assert.isAtLeast(bytes(), 20_000)
+      yield* proxy.restore
+      let most = 0
+      while (confirmed < 200) {
+        most = Math.max(most, bytes())
+        yield* Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void)))
+      }
+      yield* Fiber.join(publishing)
+      // The last one that fits may go beyond it.
+      assert.isBelow(most, 22_000)
+    }).pipe(Effect.provideService(Registry.Registry, registry))
+  })
 
   for (const compression of ["gzip", "snappy", "lz4", "zstd"] as const) {
     it.live(`messages are compressed with ${compression}, and read`, () =>
@@ -136,13 +211,4 @@ const proxiedDriver = (broker: string, options: Parameters<typeof connect>[1] = 
   Effect.gen(function* () {
     const way = yield* proxied(broker)
     return { proxy: way.proxy, driver: yield* connect(broker, { ...way.options, ...options }) }
-  })
-
-/** How many records the topic has. */
-const countOf = (broker: string, topic: string) =>
-  Effect.gen(function* () {
-    const admin = yield* client(broker).admin
-    const partitions = [0, 1, 2, 3].map((partitionIndex) => ({ partitionIndex, timestamp: -1n }))
-    const ends = yield* Effect.promise(() => admin.listOffsets({ topics: [{ name: topic, partitions }] }))
-    return ends[0]?.partitions.reduce((sum, { offset }) => sum + Number(offset), 0) ?? 0
   })

@@ -59,6 +59,36 @@ export const client = (broker: string) => {
         ),
         (producer) => Effect.promise(() => producer.close())
       ),
+    /** Commits an offset of a group without members. */
+    commit: (groupId: string, topic: string, partitionIndex: number, offset: bigint, text: string) =>
+      Effect.promise(async () => {
+        const pool = new Client.ConnectionPool("test")
+        const [host = "", port] = broker.split(":")
+        const partition = { partitionIndex, committedOffset: offset, committedLeaderEpoch: -1, committedMetadata: text }
+        try {
+          const connection = await pool.get({ host, port: Number(port) })
+          const topics = [{ name: topic, partitions: [partition] }]
+          await Client.offsetCommitV9.api.async(connection, groupId, -1, "", null, topics)
+        } finally {
+          await pool.close()
+        }
+      }),
+    /** How many records the topic has. */
+    count: (topic: string) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const admin = yield* client(broker).admin
+          const [info] = yield* Effect.promise(() =>
+            admin.metadata({ topics: [topic] }).then(({ topics }) => [topics.get(topic)])
+          )
+          const partitions = Array.from({ length: info?.partitionsCount ?? 0 }, (_, partitionIndex) => ({
+            partitionIndex,
+            timestamp: -1n
+          }))
+          const ends = yield* Effect.promise(() => admin.listOffsets({ topics: [{ name: topic, partitions }] }))
+          return ends[0]?.partitions.reduce((sum, { offset }) => sum + Number(offset), 0) ?? 0
+        })
+      ),
     /** Reads so many records of a topic from its beginning. */
     read: (topic: string, count: number) =>
       Effect.promise(async () => {

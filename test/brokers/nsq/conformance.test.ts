@@ -1,7 +1,12 @@
-/** The conformance suite against real nsqd: one of them with outages, two found by nsqlookupd, and with faults. */
+/** The conformance suite against real nsqd: one of them with outages, two found by nsqlookupd, with letters, with faults. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { it } from "@effect/vitest"
 import { Effect, Exit, Layer, Logger, Scope } from "effect"
+import { DeadLetters } from "millrace"
 import { Nsq } from "millrace/nsq"
+import { Sqlite } from "millrace/sqlite"
 import type { Fixture } from "millrace/testing"
 import { brokerConformance, FaultyBroker } from "millrace/testing"
 import { afterAll, beforeAll } from "vitest"
@@ -15,6 +20,8 @@ describeWith("nsq", (nsq) => {
   beforeAll(async () => {
     way = await Effect.runPromise(Scope.provide(proxied(nsqd1), scope))
   })
+  const folder = mkdtempSync(join(tmpdir(), "millrace-nsq-"))
+  afterAll(() => rmSync(folder, { recursive: true, force: true }))
   afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
 
   const one: Fixture = {
@@ -40,6 +47,8 @@ describeWith("nsq", (nsq) => {
   const two: Fixture = {
     ...one,
     layer: Nsq.layer({ lookupd: [lookupd], lookupInterval: "500 millis" }),
+    // Each nsqd looks after the delays of a new channel within 5 seconds, then every 100 ms, and none knows of the others.
+    lateness: 5100,
     restart: nsq.restart()
   }
   const faulty = FaultyBroker.make({
@@ -61,5 +70,12 @@ describeWith("nsq", (nsq) => {
   }
   suite("one nsqd", outages)
   suite("two nsqd", two)
+  suite("with letters beside it", {
+    ...one,
+    layer: Layer.unwrap(
+      Effect.sync(() => DeadLetters.emulate(one.layer, Sqlite.layer({ filename: join(folder, "letters.db") })))
+    ),
+    abilities: { ...one.abilities, browse: "emulated" }
+  })
   suite("with faults", { ...one, layer: faulty.layer(one.layer), calm: false })
 })

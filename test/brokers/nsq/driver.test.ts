@@ -1,52 +1,14 @@
 /** What the driver does at the limits of a server: those of a server of its own, started with other settings. */
-import { spawn } from "node:child_process"
-import { mkdtempSync, rmSync } from "node:fs"
-import { createServer } from "node:net"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
 import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Logger, References, Result, Schedule, Schema, Stream } from "effect"
 import { Consumer, Topic } from "millrace"
-import { Nsq, NsqProtocol } from "millrace/nsq"
-import { folder } from "../../../scripts/services/state.ts"
+import { Nsq } from "millrace/nsq"
 import { describeWith } from "../services.ts"
 import { driver, message, subscribe, take, takeOne } from "../support.ts"
+import { nsqd } from "./server.ts"
 import { fresh } from "./support.ts"
 
 const quietly = Effect.provideService(References.MinimumLogLevel, "Error")
-
-const freePort = Effect.callback<number>((resume) => {
-  const server = createServer().listen(0, "127.0.0.1", () => {
-    const address = server.address()
-    const port = typeof address === "object" && address !== null ? address.port : 0
-    server.close(() => resume(Effect.succeed(port)))
-  })
-})
-
-/** An nsqd with these flags, until the scope closes. */
-const nsqd = (...flags: ReadonlyArray<string>) =>
-  Effect.gen(function* () {
-    const [tcp, http] = [yield* freePort, yield* freePort]
-    yield* Effect.acquireRelease(
-      Effect.sync(() => {
-        const data = mkdtempSync(join(tmpdir(), "millrace-nsqd-"))
-        const args = [`-tcp-address=127.0.0.1:${tcp}`, `-http-address=127.0.0.1:${http}`, `-data-path=${data}`]
-        const child = spawn(join(folder, "installed/nsq/nsqd"), [...args, ...flags], { stdio: "ignore" })
-        return { child, data }
-      }),
-      ({ child, data }) =>
-        Effect.callback<void>((resume) => {
-          child.once("exit", () => {
-            rmSync(data, { recursive: true, force: true })
-            resume(Effect.void)
-          })
-          child.kill("SIGKILL")
-        })
-    )
-    const connected = NsqProtocol.connect({ host: "127.0.0.1", port: tcp })
-    yield* Effect.scoped(Effect.retry(connected, Schedule.spaced("50 millis")))
-    return { tcp: `127.0.0.1:${tcp}`, http: `http://127.0.0.1:${http}` }
-  })
 
 describeWith("nsq", (nsq) => {
   const layer = Nsq.layer({ nsqd: [{ tcp: nsq.urls.nsqd1, http: nsq.urls.nsqd1Http }] })
@@ -151,6 +113,55 @@ describeWith("nsq", (nsq) => {
       const more = yield* Effect.timeoutOption(take(subscription), "300 millis")
       assert.strictEqual(more._tag, "None")
     }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ lookupd: [nsq.urls.lookupd] })))
+  )
+
+  it.live("with more servers than credit a busy one leaves the others their turns", () =>
+    Effect.gen(function* () {
+      const servers = yield* Effect.replicateEffect(nsqd("-mem-queue-size=0"), 4)
+      const topic = fresh()
+      const destination = { _tag: "Topic", topic } as const
+      const flood = Array.from({ length: 500 }, (_, n) => `flood${n}`)
+      for (const [n, server] of servers.entries()) {
+        const ids = n === 0 ? flood : [`rare${n}`]
+        const publish = Effect.gen(function* () {
+          const broker = yield* driver
+          yield* broker.declare({ topic, groups: ["g"] })
+          yield* broker.publish(ids.map((id) => message(id, { destination })))
+        })
+        yield* Effect.provide(publish, Nsq.layer({ nsqd: [server] }))
+      }
+      yield* Effect.gen(function* () {
+        const subscription = yield* subscribe(yield* driver, { topic, credit: 2 })
+        const order: Array<string> = []
+        while (new Set(order).size < flood.length + 3) {
+          const delivery = yield* takeOne(subscription)
+          order.push(delivery.message.envelope.id)
+          yield* Effect.sleep("2 millis")
+          yield* subscription.settle([{ _tag: "Acknowledge", delivery }])
+        }
+        const lastRare = order.findLastIndex((id) => id.startsWith("rare"))
+        assert.isBelow(lastRare, flood.length - 1, "the rare ones came behind all of the flood")
+      }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ nsqd: servers })))
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.live("what was handed over for credit that is gone goes to others", () =>
+    Effect.gen(function* () {
+      const broker = yield* driver
+      const topic = fresh()
+      const subscription = yield* subscribe(broker, { topic, credit: 10 })
+      const ids = Array.from({ length: 10 }, (_, n) => `m${n}`)
+      yield* broker.publish(ids.map((id) => message(id, { destination: { _tag: "Topic", topic } })))
+      const backlog = broker.backlog({ topic, group: "g" })
+      yield* Effect.repeat(backlog, { until: ({ inFlight }) => inFlight === 10 })
+      const held = yield* take(subscription, 2)
+      yield* subscription.setCredit(2)
+      const other = yield* subscribe(broker, { topic })
+      const rest = new Set<string>()
+      while (rest.size < 8) for (const id of yield* take(other)) rest.add(id)
+      assert.deepStrictEqual([...held, ...rest].toSorted(), ids)
+      assert.strictEqual((yield* backlog).waiting, 0)
+    }).pipe(Effect.scoped, Effect.provide(layer))
   )
 
   it.live("what is not taken in its lease is told as lost", () =>

@@ -12,6 +12,13 @@ const Numbers = (name: string) => Topic.make(name, { schema: Schema.Number, vers
 /** Longer than the servers of the tests leave what they know of a queue unwritten. */
 const written = Effect.sleep("400 millis")
 
+/**
+ * What nsqd has read from its files, and noted as read, without having passed it on: one message from a topic to its channels,
+ * and one from a channel to each of its connections, of which there is one here, without a buffer. docs/brokers/nsq.md has the
+ * reasons.
+ */
+const inHands = 1 + 1
+
 const until = (what: string, condition: () => boolean) =>
   Effect.sync(condition).pipe(
     Effect.repeat({ until: (holds) => holds, schedule: Schedule.spaced("10 millis") }),
@@ -58,6 +65,25 @@ describeWith("nsq", (nsq) => {
     }).pipe(Effect.scoped, Effect.provide(first), quietly)
   )
 
+  it.live("it comes again too where something answered on the port all the while, as a load balancer does", () =>
+    Effect.gen(function* () {
+      const { address } = yield* proxied(nsqd1)
+      yield* Effect.gen(function* () {
+        const broker = yield* driver
+        const topic = fresh()
+        yield* broker.declare({ topic, groups: ["g"] })
+        yield* broker.publish([message("held", { destination: { _tag: "Topic", topic } })])
+        const subscription = yield* broker.subscribe({ topic, group: "g", credit: 10, lease: 30_000, order: "none" })
+        const delivery = yield* takeOne(subscription)
+        yield* written
+        yield* kill("nsqd1")
+        const again = yield* takeOne(subscription)
+        assert.deepStrictEqual(again.message, delivery.message)
+        yield* subscription.settle([{ _tag: "Acknowledge", delivery: again }])
+      }).pipe(Effect.provide(Nsq.layer({ nsqd: [{ tcp: address, http: nsqd1Http }] })))
+    }).pipe(Effect.scoped, quietly)
+  )
+
   it.live("under load a killed nsqd loses no more than the one message of each queue that it has in its hands", () =>
     Effect.gen(function* () {
       const topic = Numbers(fresh())
@@ -84,8 +110,7 @@ describeWith("nsq", (nsq) => {
         { concurrency: 16, discard: true }
       )
       yield* Effect.all([load, Effect.andThen(Effect.sleep("300 millis"), kill("nsqd1"))], { concurrency: 2 })
-      // Between the topic and its channel, and between the channel and its one consumer.
-      yield* until("all but two are handled", () => missing.size <= 2)
+      yield* until("all are handled but what nsqd had in its hands", () => missing.size <= inHands)
       yield* Effect.sleep("1 second")
       if (missing.size > 0) console.info(`nsqd was killed and has lost ${missing.size} of 5001`)
     }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ nsqd: [nsqd1], outputBufferTimeout: 0 })), quietly)

@@ -1,5 +1,6 @@
-/** What waits for a group: exact for the partitions that are read here, and the lag of the others. */
+/** What waits for a group: exact for the partitions that are read here, and the lag of the others; and how far it is in each. */
 import type { Backlog, Group } from "../../../messaging/Driver.ts"
+import type { PartitionLag } from "../Positions.ts"
 import type { TopicInfo } from "./Cluster.ts"
 import type { Consumption } from "./Consumption.ts"
 import { retryTopicOf } from "./Names.ts"
@@ -44,6 +45,32 @@ export const backlogOf = async (parts: Parts, group: Group): Promise<Backlog> =>
   return sum.backlog
 }
 
+/** How far the group is in each partition of the topic and of its retries, by what it has committed. */
+export const lagOf = async (parts: Parts, group: Group): Promise<ReadonlyArray<PartitionLag>> => {
+  const { cluster, topology } = parts
+  const topic = await topology.need(group.topic)
+  const retry = await cluster.findTopic(retryTopicOf(group))
+  const topics = retry === undefined ? [topic] : [topic, retry]
+  const committed = await topology.committed(group, topics)
+  const found: Array<PartitionLag> = []
+  for (const one of topics) {
+    const ends = await topology.offsets(one, latest)
+    const begins = await begin(parts, one, committed.get(one.name))
+    for (const [partition, end] of ends.entries()) {
+      const known = committed.get(one.name)?.[partition]
+      const lag = lagBehind(end, known, begins[partition] ?? 0)
+      found.push({ topic: one.name, partition, committed: known?.offset, end, lag })
+    }
+  }
+  return found
+}
+
+/** How many are not finished, those that are finished beyond the committed offset left aside. */
+const lagBehind = (end: number, committed: Committed | undefined, begin: number): number => {
+  const { from, open, reach } = readProgress(committed?.offset ?? begin, committed?.metadata ?? "")
+  return Math.max(0, end - Math.max(from, reach)) + open.size
+}
+
 /** Where a partition begins, which matters where nothing was committed of it. */
 const begin = (parts: Parts, topic: TopicInfo, committed: ReadonlyArray<Committed | undefined> | undefined) =>
   topic.leaders.some((_, index) => committed?.[index] === undefined) ? parts.topology.offsets(topic, earliest) : []
@@ -52,7 +79,7 @@ const partitionOf = (parts: Parts, group: Group, topic: string, index: number): 
   for (const { options, partitions } of parts.consumptions) {
     if (options.topic !== group.topic || options.group !== group.group) continue
     for (const partition of partitions.values())
-      if (partition.topic === topic && partition.index === index) return partition
+      if (partition.topic === topic && partition.index === index && !partition.closed) return partition
   }
   return undefined
 }
@@ -71,8 +98,7 @@ class Sum {
   }
 
   addOther(end: number, committed: Committed | undefined, begin: number): void {
-    const { from, open, reach } = readProgress(committed?.offset ?? begin, committed?.metadata ?? "")
-    const lag = Math.max(0, end - Math.max(from, reach)) + open.size
+    const lag = lagBehind(end, committed, begin)
     this.waiting += lag
     this.elsewhere ||= lag > 0
   }

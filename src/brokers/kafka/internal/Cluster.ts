@@ -2,7 +2,7 @@
  * The servers: connections to them, who leads what, and requests that find their way.
  *
  * It speaks the protocol through the client's own functions for single requests, since its consumer has no way to wait while
- * partitions are taken away, nor to stop reading one of them. docs/decisions/0007 has the reasons.
+ * partitions are taken away, nor to stop reading one of them. docs/decisions/0008 has the reasons.
  */
 import type { Broker, Connection } from "@platformatic/kafka"
 import { ConnectionPool, findCoordinatorV6, metadataV12 } from "@platformatic/kafka"
@@ -46,6 +46,8 @@ export const isStale = (error: unknown): boolean => codesOf(error).length === 0 
 export class Cluster {
   readonly settings: Settings
   readonly control: ConnectionPool
+  /** For questions about the cluster, on which all others wait: a connection that is gone without a word is soon found out. */
+  private readonly questions: ConnectionPool
   private readonly brokers = new Map<number, Broker>()
   private readonly topics = new Map<string, TopicInfo>()
   private readonly namesById = new Map<string, string>()
@@ -54,6 +56,7 @@ export class Cluster {
   constructor(settings: Settings) {
     this.settings = settings
     this.control = this.pool(10_000)
+    this.questions = this.pool(3_000)
   }
 
   /** Connections of their own: a server answers one request of a connection after the other. */
@@ -69,7 +72,7 @@ export class Cluster {
 
   async closePool(pool: ConnectionPool): Promise<void> {
     this.pools.delete(pool)
-    await pool.close().catch(() => undefined)
+    await inTime(pool.close()).catch(() => undefined)
   }
 
   async close(): Promise<void> {
@@ -85,13 +88,21 @@ export class Cluster {
   ): Promise<A> {
     const broker = this.brokers.get(node)
     if (broker === undefined) throw new Refusal("LEADER_NOT_AVAILABLE", `server ${node} is not there now`)
-    return request.async(await pool.get(broker), ...args)
+    return inTime(pool.get(broker).then((connection) => request.async(connection, ...args)))
   }
 
   /** Sends to whichever server answers. */
-  async any<Args extends ReadonlyArray<unknown>, A>(request: Request<Args, A>, ...args: Args): Promise<A> {
+  any<Args extends ReadonlyArray<unknown>, A>(request: Request<Args, A>, ...args: Args): Promise<A> {
+    return this.first(this.control, request, args)
+  }
+
+  private first<Args extends ReadonlyArray<unknown>, A>(
+    pool: ConnectionPool,
+    request: Request<Args, A>,
+    args: Args
+  ): Promise<A> {
     const servers = [...this.brokers.values(), ...this.settings.brokers]
-    return request.async(await this.control.getFirstAvailable(servers), ...args)
+    return inTime(pool.getFirstAvailable(servers).then((connection) => request.async(connection, ...args)))
   }
 
   get nodes(): ReadonlyArray<number> {
@@ -100,7 +111,8 @@ export class Cluster {
 
   /** Asks who is there, for these topics or, with `undefined`, for all. Missing ones are forgotten. */
   async refresh(names: ReadonlyArray<string> | undefined): Promise<ReadonlyArray<string>> {
-    const answer = await orPartly(this.any(metadataV12.api, names === undefined ? null : [...names], false, false))
+    const asked = names === undefined ? null : [...names]
+    const answer = await orPartly(this.first(this.questions, metadataV12.api, [asked, false, false]))
     if (answer.brokers.length > 0) {
       this.brokers.clear()
       for (const { host, nodeId, port } of answer.brokers) this.brokers.set(nodeId, this.settings.address(host, port))
@@ -153,7 +165,7 @@ export class Cluster {
 
   /** The server that coordinates a group. */
   async coordinatorOf(groupId: string): Promise<number> {
-    const { coordinators } = await this.any(findCoordinatorV6.api, 0, [groupId])
+    const { coordinators } = await this.first(this.questions, findCoordinatorV6.api, [0, [groupId]])
     const found = coordinators[0]
     if (found === undefined) throw new Refusal("COORDINATOR_NOT_AVAILABLE", "no server coordinates the group")
     this.brokers.set(found.nodeId, this.settings.address(found.host, found.port))
@@ -174,6 +186,18 @@ export class Cluster {
       )
     })
   }
+}
+
+/** Beyond all times that the client keeps by itself for a request and its connection. */
+const longest = 20_000
+
+/** So that an answer which the client never gives, whatever the reason, does not stop what waits for it for ever. */
+const inTime = <A>(answer: Promise<A>): Promise<A> => {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${longest} ms`)), longest)
+  })
+  return Promise.race([answer, late]).finally(() => clearTimeout(timer))
 }
 
 const unknownTopic = 3

@@ -17,7 +17,8 @@ import type {
   Topology
 } from "../../../messaging/Driver.ts"
 import { Registry } from "../../../registry/Registry.ts"
-import { backlogOf, backlogOfOne } from "./Backlog.ts"
+import type { PartitionLag } from "../Positions.ts"
+import { backlogOf, backlogOfOne, lagOf } from "./Backlog.ts"
 import type { TopicInfo } from "./Cluster.ts"
 import type { SendCopy } from "./Consumption.ts"
 import { Consumption } from "./Consumption.ts"
@@ -28,16 +29,28 @@ import { Parts } from "./Parts.ts"
 import type { Outgoing } from "./Producer.ts"
 import { entryOf } from "./registered.ts"
 import type { Settings } from "./Settings.ts"
+import { checkVersions } from "./versions.ts"
+
+/** With what Kafka alone can. */
+export interface KafkaDriver extends Driver {
+  readonly kafka: {
+    readonly lag: (group: Group) => Effect.Effect<ReadonlyArray<PartitionLag>, BrokerError>
+    readonly moveTo: (group: Group, offsets: ReadonlyArray<number | undefined>) => Effect.Effect<void, BrokerError>
+  }
+}
 
 /** Opens the connections; they close with the scope. Fails where no server can be reached, or they refuse. */
-export const open = (settings: Settings, name: string): Effect.Effect<Driver, BrokerError, Scope.Scope> =>
+export const open = (settings: Settings, name: string): Effect.Effect<KafkaDriver, BrokerError, Scope.Scope> =>
   Effect.gen(function* () {
     const parts = yield* Effect.acquireRelease(
       Effect.sync(() => new Parts(settings)),
       ({ close }) => close
     )
     yield* Effect.tryPromise({
-      try: () => parts.cluster.refresh([]),
+      try: async () => {
+        await checkVersions(parts.cluster)
+        await parts.cluster.refresh([])
+      },
       catch: (error) => errorOf({ operation: "connect" }, error)
     })
     const registry = yield* Registry
@@ -64,7 +77,11 @@ export const open = (settings: Settings, name: string): Effect.Effect<Driver, Br
       backlog: (group) => about(parts, "ask for the backlog", group, () => backlogOf(parts, group)),
       groups: (topic) => about(parts, "list groups", { topic }, () => parts.topology.groups(topic)),
       removeGroup: (group) => removeGroup(parts, group),
-      deadLetters: parts.letters.store(parts.removeLetter)
+      deadLetters: parts.letters.store(parts.removeLetter),
+      kafka: {
+        lag: (group) => about(parts, "ask for the lag", group, () => lagOf(parts, group)),
+        moveTo: (group, offsets) => about(parts, "move a group", group, () => parts.topology.moveTo(group, offsets))
+      }
     }
   })
 
@@ -125,9 +142,16 @@ const findTopics = (parts: Parts, messages: ReadonlyArray<OutgoingMessage>): Eff
   )
 }
 
-/** Waits until there is room for more. */
+/** Waits until there is room for more. Of those that are told of it at the same time the first may take it. */
 const room = (parts: Parts): Effect.Effect<void> =>
-  Effect.callback((resume) => parts.producer.onRoom(() => resume(Effect.void)))
+  Effect.suspend(() =>
+    parts.producer.hasRoom
+      ? Effect.void
+      : Effect.andThen(
+          Effect.callback<void>((resume) => parts.producer.onRoom(() => resume(Effect.void))),
+          room(parts)
+        )
+  )
 
 const sendAll = (
   parts: Parts,
@@ -210,12 +234,13 @@ const renewed = (delivery: Delivery): undefined | "Lost" =>
 
 const copyBy =
   (parts: Parts, group: Group): SendCopy =>
-  ({ entry }, message, due, done) => {
+  (delivery, message, due, done) => {
+    const { entry } = delivery
     const about = { operation: "retry", topic: group.topic, ids: [message.envelope.id] }
     parts.topology.needRetryTopic(group).then(
       (topic) => {
-        // It was lost meanwhile, and comes to another owner as it was.
-        if (entry.record === undefined) {
+        // It was lost meanwhile, or given back, and comes as it was.
+        if (entry.record === undefined || entry.delivery !== delivery) {
           const error = rejected(about, "Refused", "the message was settled otherwise")
           return done({ _tag: "Failed", error })
         }

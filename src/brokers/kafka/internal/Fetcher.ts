@@ -5,9 +5,10 @@
 import type { ConnectionPool } from "@platformatic/kafka"
 import { fetchV16, IS_CONTROL, IS_TRANSACTIONAL } from "@platformatic/kafka"
 import type { Cluster } from "./Cluster.ts"
-import { isStale, orPartly } from "./Cluster.ts"
+import { orPartly } from "./Cluster.ts"
 import { refusalOf } from "./errors.ts"
 import type { Partition } from "./Partition.ts"
+import { sleep } from "./sleep.ts"
 import type { Record } from "./Wire.ts"
 
 type Read = fetchV16.FetchResponse["responses"][number]["partitions"][number]
@@ -19,6 +20,7 @@ const partitionBytes = 1024 * 1024
 const requestBytes = 8 * 1024 * 1024
 const readCommitted = 1
 const pause = 100
+const longestRefresh = 1_000
 
 export class Fetcher {
   /** Why it cannot read. */
@@ -30,7 +32,8 @@ export class Fetcher {
   /** The partition begins elsewhere than where it was to be read. */
   private readonly onGap: (partition: Partition) => Promise<void>
   private readonly busy = new Set<number>()
-  private timer: NodeJS.Timeout | undefined
+  /** Left out for a moment, since something was wrong with them. */
+  private readonly resting = new Set<Partition>()
   private closed = false
 
   constructor(
@@ -50,35 +53,41 @@ export class Fetcher {
 
   /** Something may have room. */
   poke(): void {
-    if (this.closed || this.timer !== undefined) return
+    if (this.closed) return
     const byLeader = new Map<number, Array<Partition>>()
-    const lost = new Set<string>()
+    const leaderless: Array<Partition> = []
     for (const partition of this.wanted()) {
+      if (this.resting.has(partition)) continue
       const leader = this.cluster.leaderOf(partition.topic, partition.index)
-      if (leader < 0) lost.add(partition.topic)
+      if (leader < 0) leaderless.push(partition)
       else if (!this.busy.has(leader)) {
         const others = byLeader.get(leader)
         if (others === undefined) byLeader.set(leader, [partition])
         else others.push(partition)
       }
     }
-    if (lost.size > 0) this.later([...lost])
     for (const [leader, partitions] of byLeader) this.read(leader, partitions)
+    if (leaderless.length > 0) this.later(leaderless)
   }
 
-  /** After a while, with news of these topics. */
-  private later(topics: ReadonlyArray<string>): void {
-    this.timer ??= setTimeout(() => {
-      this.cluster
-        .refresh(topics)
-        .catch((error) => {
-          this.problem = error
-        })
-        .finally(() => {
-          this.timer = undefined
-          this.poke()
-        })
-    }, pause)
+  /** Reads these again after a while, with news of their topics. The others go on. */
+  private later(partitions: ReadonlyArray<Partition>): void {
+    const topics = [...new Set(partitions.map(({ topic }) => topic))]
+    const news = () =>
+      this.cluster.refresh(topics).catch((error: unknown) => {
+        this.problem = error
+      })
+    // What is known may do, should they not come: it may have been the connection.
+    this.rest(partitions, () => Promise.race([news(), sleep(longestRefresh)]))
+  }
+
+  private async rest(partitions: ReadonlyArray<Partition>, mend: () => Promise<unknown>): Promise<void> {
+    for (const partition of partitions) this.resting.add(partition)
+    await sleep(pause)
+    if (this.closed) return
+    await mend()
+    for (const partition of partitions) this.resting.delete(partition)
+    this.poke()
   }
 
   private read(leader: number, partitions: ReadonlyArray<Partition>): void {
@@ -111,18 +120,18 @@ export class Fetcher {
     orPartly(request)
       .then((answer) => {
         this.problem = answer.errorCode === 0 ? undefined : refusalOf(answer.errorCode, null)
-        const stale = new Set<string>()
+        const bad: Array<Partition> = answer.errorCode === 0 ? [] : [...partitions]
         for (const { partitions: reads, topicId } of answer.responses) {
           for (const read of reads) {
             const partition = asked.get(keyOf(topicId, read.partitionIndex))
-            if (partition !== undefined && !this.take(partition, read)) stale.add(partition.topic)
+            if (partition !== undefined && !this.take(partition, read)) bad.push(partition)
           }
         }
-        if (stale.size > 0) this.later([...stale])
+        if (bad.length > 0) this.later(bad)
       })
       .catch((error: unknown) => {
         this.problem = error
-        this.later([...new Set(partitions.map(({ topic }) => topic))])
+        this.later(partitions)
       })
       .finally(() => {
         this.busy.delete(leader)
@@ -130,18 +139,17 @@ export class Fetcher {
       })
   }
 
-  /** False where what is known of the partition is out of date. */
+  /** False where it was not read, and is to be asked for again after a while. */
   private take(partition: Partition, read: Read): boolean {
     // What comes for an earlier assignment counts no more.
     if (partition.closed) return true
     if (read.errorCode === offsetOutOfRange) {
-      this.onGap(partition).finally(() => this.poke())
+      this.rest([partition], () => this.onGap(partition))
       return true
     }
     if (read.errorCode !== 0) {
-      const error = refusalOf(read.errorCode, null)
-      this.problem = error
-      return !isStale(error)
+      this.problem = refusalOf(read.errorCode, null)
+      return false
     }
     const { position, records } = recordsOf(read)
     if (position !== undefined) {
@@ -153,7 +161,6 @@ export class Fetcher {
 
   async close(): Promise<void> {
     this.closed = true
-    clearTimeout(this.timer)
     await this.cluster.closePool(this.pool)
   }
 }

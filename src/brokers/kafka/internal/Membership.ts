@@ -39,8 +39,12 @@ export class Membership {
   private readonly onAssigned: (partitions: ReadonlyArray<Assigned>) => void
   private readonly onFenced: () => void
   private coordinator: Promise<number> | undefined
+  private looking = false
   private session = usualSession
   private lastHeard = 0
+  /** The server may have taken us in. */
+  private joining = false
+  private beating: Promise<void> = Promise.resolve()
   private expiry: NodeJS.Timeout | undefined
   private ownedChanged = false
   private closed = false
@@ -71,10 +75,12 @@ export class Membership {
   /** Joins; a failure is that of the first try. Then it stays a member until `leave`. */
   async join(): Promise<void> {
     this.session = await this.sessionTimeout()
+    if (this.closed) return
+    this.beating = this.beat()
     try {
-      await this.beat()
+      await this.beating
     } catch (error) {
-      this.failed(error)
+      this.failed(error, 0)
       throw error
     }
     this.running = this.run()
@@ -100,10 +106,30 @@ export class Membership {
     return this.coordinator
   }
 
-  /** An operation of the group has failed: it may have to be asked elsewhere, or we are no member any more. */
-  failed(error: unknown): void {
-    if (hasCode(error, "UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH")) this.fence()
-    else if (codesOf(error).length === 0 || hasCode(error, ...elsewhere)) this.coordinator = undefined
+  /** An operation of the group in this epoch has failed: it may have to be asked elsewhere, or we are no member any more. */
+  failed(error: unknown, epoch: number): void {
+    if (hasCode(error, "UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH")) {
+      // What was asked before an answer that came meanwhile says nothing of now.
+      if (epoch === this.epoch) this.fence()
+    } else if (codesOf(error).length === 0 || hasCode(error, ...elsewhere)) this.lookElsewhere()
+  }
+
+  /** Meanwhile the one that is known is asked again: it may have been the connection. */
+  private lookElsewhere(): void {
+    if (this.looking || this.closed) return
+    this.looking = true
+    this.cluster
+      .coordinatorOf(this.groupId)
+      .then(
+        (node) => {
+          this.coordinator = Promise.resolve(node)
+        },
+        // It is tried again when the next operation fails.
+        () => undefined
+      )
+      .finally(() => {
+        this.looking = false
+      })
   }
 
   private async sessionTimeout(): Promise<number> {
@@ -122,11 +148,12 @@ export class Membership {
     while (!this.closed) {
       await this.pause(this.problem === undefined ? this.cluster.settings.heartbeat : 200)
       if (this.closed) return
+      const { epoch } = this
       try {
         await this.beat()
       } catch (error) {
         this.problem = error
-        this.failed(error)
+        this.failed(error, epoch)
       }
     }
   }
@@ -146,19 +173,22 @@ export class Membership {
   }
 
   private async beat(): Promise<void> {
-    const joins = this.epoch === 0
+    const { epoch } = this
+    const joins = epoch === 0
+    this.joining ||= joins
     const tells = joins || this.ownedChanged
     this.ownedChanged = false
     const sentAt = performance.now()
     let answer: consumerGroupHeartbeatV0.ConsumerGroupHeartbeatResponse
     try {
-      answer = await this.send(this.epoch, joins, tells ? (joins ? [] : this.owned()) : undefined)
+      answer = await this.send(epoch, joins, tells ? (joins ? [] : this.owned()) : undefined)
     } catch (error) {
       // The server may not have heard it.
       if (tells) this.ownedChanged = true
       throw error
     }
-    if (this.closed) return
+    // It is about a membership that we have given up meanwhile, with all that it had.
+    if (this.closed || this.epoch !== epoch) return
     this.problem = undefined
     this.lastHeard = sentAt
     this.epoch = answer.memberEpoch
@@ -205,6 +235,11 @@ export class Membership {
     this.expiry = setTimeout(() => this.fence(), this.lastHeard + this.session - performance.now())
   }
 
+  /** A process that stood still may run other things before its timers. */
+  giveUpIfExpired(): void {
+    if (this.epoch > 0 && performance.now() >= this.lastHeard + this.session) this.fence()
+  }
+
   private fence(): void {
     if (this.epoch === 0 || this.closed) return
     clearTimeout(this.expiry)
@@ -218,8 +253,10 @@ export class Membership {
     this.closed = true
     clearTimeout(this.expiry)
     this.wake()
+    await this.beating.catch(() => undefined)
     await this.running
-    if (tell && this.epoch > 0) await this.send(-1, false, undefined).catch(() => undefined)
+    // A join whose answer nobody has waited for would keep partitions until its session ends.
+    if (tell && this.joining) await this.send(-1, false, undefined).catch(() => undefined)
     await this.cluster.closePool(this.pool)
   }
 }

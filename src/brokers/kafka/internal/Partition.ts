@@ -79,11 +79,13 @@ export class KafkaDelivery implements Delivery {
   }
 }
 
-/** Messages of a key that wait since an earlier one of it was given back. */
+/** Messages of a key that wait: since an earlier one of it was given back, or since as many of it are held as may be. */
 interface Lane {
   readonly key: string
   /** In the order of their offsets. */
   readonly entries: Array<Entry>
+  /** The first of them is among those that are returned: it is handed over when it is due. */
+  stands: boolean
 }
 
 export class Partition {
@@ -93,13 +95,15 @@ export class Partition {
   /** The topic that its messages were published to; another one where this is the topic of retries. */
   readonly origin: string
   private readonly ordered: boolean
+  /** Most deliveries of a key that are held. */
+  private readonly perKey: number
   private progress: Progress
   /** Where to read on. */
   position: number
   /** Taken away: nothing of it counts any more. */
   closed = false
-  /** To be given up: nothing more is handed over. */
-  revoking = false
+  /** To be given up: nothing more is handed over. Each time that it is taken away it is another object. */
+  revocation: object | undefined = undefined
   /** Something was finished that is not committed. */
   dirty = false
   held = 0
@@ -117,6 +121,8 @@ export class Partition {
   /** Given back, the first due one first. With order by key, those are the heads of lanes. */
   private readonly returned: Array<Entry> = []
   private readonly lanes = new Map<string, Lane>()
+  /** By key, where there is a bound for it. */
+  private readonly heldByKey = new Map<string, number>()
   private reach: number
 
   constructor(options: {
@@ -125,6 +131,7 @@ export class Partition {
     readonly index: number
     readonly origin: string
     readonly ordered: boolean
+    readonly perKey: number
     readonly progress: Progress
   }) {
     this.topic = options.topic
@@ -132,9 +139,14 @@ export class Partition {
     this.index = options.index
     this.origin = options.origin
     this.ordered = options.ordered
+    this.perKey = options.ordered ? options.perKey : Number.POSITIVE_INFINITY
     this.progress = options.progress
     this.position = options.progress.from
     this.reach = options.progress.reach
+  }
+
+  get revoking(): boolean {
+    return this.revocation !== undefined
   }
 
   get isRetry(): boolean {
@@ -176,54 +188,95 @@ export class Partition {
     this.position = Math.max(this.position, position)
   }
 
-  /** The next message to hand over at this time; `peek` says whether it fits. */
+  /** The next message to hand over at this time; `fits` says whether there is room for it. */
   next(now: number, fits: (entry: Entry) => boolean): KafkaDelivery | undefined {
     const back = this.returned[0]
     if (back !== undefined && back.dueAt <= now) {
       if (!fits(back)) return undefined
       this.returned.shift()
-      if (this.ordered) this.leave(back)
-      return this.hand(back)
+      const delivery = this.hand(back)
+      this.leave(back)
+      return delivery
     }
     for (;;) {
       const entry = this.entries[this.fresh]
       if (entry === undefined) return undefined
-      const key = this.ordered && this.lanes.size > 0 ? entry.content.envelope.key : undefined
-      const lane = key === undefined ? undefined : this.lanes.get(key)
-      if (lane === undefined && entry.dueAt <= now && !fits(entry)) return undefined
+      const key = this.laneKeyOf(entry)
+      const waits = key !== undefined && (this.lanes.has(key) || this.isFull(key))
+      if (!waits && entry.dueAt <= now && !fits(entry)) return undefined
       this.fresh++
       this.aheadBytes -= entry.bytes
-      if (lane !== undefined) lane.entries.push(entry)
+      if (waits) this.queue(key, entry)
       else if (entry.dueAt > now) this.giveBack(entry)
       else return this.hand(entry)
     }
   }
 
+  /** The key that decides whether a message may go; not asked for where it cannot matter, since that costs decoding it. */
+  private laneKeyOf(entry: Entry): string | undefined {
+    const matters = this.ordered && (this.lanes.size > 0 || this.perKey !== Number.POSITIVE_INFINITY)
+    return matters ? entry.content.envelope.key : undefined
+  }
+
+  /** As many of this key are held as may be. */
+  private isFull(key: string): boolean {
+    return (this.heldByKey.get(key) ?? 0) >= this.perKey
+  }
+
   private hand(entry: Entry): KafkaDelivery {
+    const delivery = new KafkaDelivery(entry)
     entry.state = "held"
     this.waiting--
     this.held++
     this.bytes -= entry.bytes
-    const delivery = new KafkaDelivery(entry)
     entry.delivery = delivery
+    this.count(entry, 1)
     return delivery
   }
 
-  /** The head of a lane leaves it; the next one is its head now. */
+  private count(entry: Entry, change: 1 | -1): void {
+    if (this.perKey === Number.POSITIVE_INFINITY) return
+    const { key } = entry.content.envelope
+    if (key === undefined) return
+    const held = (this.heldByKey.get(key) ?? 0) + change
+    if (held === 0) this.heldByKey.delete(key)
+    else this.heldByKey.set(key, held)
+    if (change === -1) this.goOn(key)
+  }
+
+  /** At the end of its lane, where it waits for those before it. */
+  private queue(key: string, entry: Entry): void {
+    const lane = this.lanes.get(key)
+    if (lane === undefined) this.lanes.set(key, { key, entries: [entry], stands: false })
+    else lane.entries.push(entry)
+  }
+
+  /** The head of a lane was handed over; the next one is its head now. */
   private leave(head: Entry): void {
-    const { key } = head.content.envelope
+    const key = this.ordered ? head.content.envelope.key : undefined
     const lane = key === undefined ? undefined : this.lanes.get(key)
     if (lane === undefined) return
     lane.entries.shift()
-    const next = lane.entries[0]
-    if (next === undefined) this.lanes.delete(lane.key)
-    else this.insert(next)
+    lane.stands = false
+    if (lane.entries.length === 0) this.lanes.delete(lane.key)
+    else this.goOn(lane.key)
+  }
+
+  /** The first that waits of a key may go, where there is room for one more of it. */
+  private goOn(key: string): void {
+    const lane = this.lanes.get(key)
+    const head = lane?.entries[0]
+    if (lane === undefined || head === undefined || lane.stands || this.isFull(key)) return
+    lane.stands = true
+    this.insert(head)
   }
 
   /** Takes back what was handed over. */
   release(entry: Entry): void {
     this.unhold(entry)
     this.giveBack(entry)
+    // Only now, so that nothing of its key goes before it.
+    this.count(entry, -1)
   }
 
   /** Takes it back to be tried again in its place. */
@@ -250,17 +303,19 @@ export class Partition {
     if (key === undefined) return this.insert(entry)
     const lane = this.lanes.get(key)
     if (lane === undefined) {
-      this.lanes.set(key, { key, entries: [entry] })
-      return this.insert(entry)
+      this.queue(key, entry)
+      return this.goOn(key)
     }
     const head = lane.entries[0]
     const at = lane.entries.findIndex(({ offset }) => offset > entry.offset)
     if (at < 0) lane.entries.push(entry)
     else lane.entries.splice(at, 0, entry)
-    if (lane.entries[0] !== entry) return
-    const stood = head === undefined ? -1 : this.returned.indexOf(head)
-    if (stood >= 0) this.returned.splice(stood, 1)
-    this.insert(entry)
+    if (lane.entries[0] === entry && lane.stands) {
+      const stood = head === undefined ? -1 : this.returned.indexOf(head)
+      if (stood >= 0) this.returned.splice(stood, 1)
+      lane.stands = false
+    }
+    this.goOn(key)
   }
 
   /** By the time when it is due, and by its offset. */
@@ -285,6 +340,7 @@ export class Partition {
   }
 
   finish(entry: Entry): void {
+    this.count(entry, -1)
     entry.state = "finished"
     entry.delivery = undefined
     entry.record = undefined
@@ -322,10 +378,18 @@ export class Partition {
     return { offset, metadata: write(offset, this.reach, open, tried) }
   }
 
-  /** The partition does not have what was to be read next, and goes on here. */
+  /** The partition does not have what was to be read next any more, and goes on further on. */
   skipTo(offset: number): void {
+    const { open, reach, tried } = this.progress
     this.position = offset
-    this.progress = { from: offset, reach: offset, open: new Set(), tried: new Map() }
+    // What is known of those behind it holds on; of what is below, nothing is told any more.
+    this.progress = {
+      from: offset,
+      reach: Math.max(offset, reach),
+      open: new Set([...open].filter((at) => at >= offset)),
+      tried: new Map([...tried].filter(([at]) => at >= offset))
+    }
+    this.reach = Math.max(offset, this.reach)
     this.dirty = true
   }
 

@@ -12,7 +12,7 @@ import type { Published } from "../../../messaging/Driver.ts"
 import type { Cluster } from "./Cluster.ts"
 import { isStale, orPartly } from "./Cluster.ts"
 import type { About } from "./errors.ts"
-import { codesOf, errorOf, hasCode, Refusal, refusalOf, unavailable } from "./errors.ts"
+import { codesOf, errorOf, hasCode, isRefusal, Refusal, refusalOf, textOf, unavailable } from "./errors.ts"
 import type { Headers } from "./Wire.ts"
 
 /** A record on its way. */
@@ -88,12 +88,13 @@ export class Producer {
     return this.bytes < this.cluster.settings.bufferBytes
   }
 
-  /** Calls when there may be room. */
+  /** Calls when there may be room; others may be faster. */
   onRoom(resume: () => void): void {
     this.room.push(resume)
   }
 
   send(record: Outgoing): void {
+    if (this.closed) return record.done({ _tag: "Failed", error: errorOf(record.about, closedError()) })
     const key = `${record.topic}:${record.partition}`
     let lane = this.lanes.get(key)
     if (lane === undefined) {
@@ -311,11 +312,17 @@ export class Producer {
     } else if (isStale(error) || hasCode(error, ...transient)) {
       lane.notBefore = Date.now() + pause
       if (codesOf(error).length > 0) this.lookUp(lane)
-    } else {
-      lane.batch = undefined
-      batch.producer.sequences.set(lane.key, batch.sequence)
-      for (const record of batch.records) this.fail(record, error)
-    }
+    } else this.failBatch(lane, batch, error)
+  }
+
+  /** It is not sent again. The numbers of what may have been written must not be given to anything else. */
+  private failBatch(lane: Lane, batch: Batch, error: unknown): void {
+    lane.batch = undefined
+    const isUnwritten = batch.tries === 1 && isRefusal(error)
+    if (isUnwritten) batch.producer.sequences.set(lane.key, batch.sequence)
+    else if (this.producer === batch.producer) this.producer = undefined
+    const why = isUnwritten || error === undefined ? error : new Error(`${textOf(error)}; it may have been written`)
+    for (const record of batch.records) this.fail(record, why)
   }
 
   /** Gives up what has waited too long. */
@@ -323,12 +330,7 @@ export class Producer {
     const now = Date.now()
     for (const lane of this.lanes.values()) {
       const { batch } = lane
-      if (batch?.records.some(({ deadline }) => deadline <= now)) {
-        lane.batch = undefined
-        // Its numbers may be used or not, so none can follow them.
-        if (this.producer === batch.producer) this.producer = undefined
-        for (const record of batch.records) this.fail(record, undefined)
-      }
+      if (batch?.records.some(({ deadline }) => deadline <= now)) this.failBatch(lane, batch, undefined)
       const late = lane.waiting.filter((record) => record.deadline <= now || record.cancelled)
       if (late.length > 0) lane.waiting = lane.waiting.filter((record) => !late.includes(record))
       for (const record of late) this.fail(record, undefined)
@@ -361,7 +363,7 @@ export class Producer {
     this.closed = true
     clearInterval(this.sweeper)
     clearTimeout(this.timer)
-    const error = new Refusal("CLOSED", "the broker's layer was closed")
+    const error = closedError()
     for (const lane of this.lanes.values()) {
       for (const record of [...(lane.batch?.records ?? []), ...lane.waiting]) this.fail(record, error)
     }
@@ -370,6 +372,8 @@ export class Producer {
     await this.cluster.closePool(this.pool)
   }
 }
+
+const closedError = (): Refusal => new Refusal("CLOSED", "the broker's layer was closed")
 
 const duplicateSequence = 46
 const lostNumbers = [

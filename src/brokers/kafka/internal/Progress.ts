@@ -5,6 +5,7 @@
  * committed beside it, so that another owner of the partition does not repeat it; and so does how often a message was tried
  * that is tried again in its place. The text is bounded: what does not fit is repeated.
  */
+import { Buffer } from "node:buffer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 
@@ -29,12 +30,13 @@ export interface Progress {
   readonly tried: ReadonlyMap<number, Tried>
 }
 
+/** Unfinished offsets: few as distances, each from the one before; many as bits from the committed offset on, in base64. */
+const Open = Schema.Union([Schema.Array(Schema.Int), Schema.String])
 const Text = Schema.fromJsonString(
   Schema.Struct({
-    v: Schema.Literal(1),
+    v: Schema.Literal(2),
     reach: Schema.Int,
-    /** Distances, each from the one before. */
-    open: Schema.Array(Schema.Int),
+    open: Open,
     tried: Schema.Array(Schema.Tuple([Schema.Int, Schema.Int, Schema.Int, Schema.Int]))
   })
 )
@@ -48,45 +50,65 @@ export const write = (
   tried: ReadonlyArray<Tried>
 ): string => {
   if (reach <= from && tried.length === 0) return ""
-  const first = tried.slice(0, 50)
-  const attempts = first.map(({ attempt, dueAt, firstFailedAt, offset }) => [
-    offset - from,
-    attempt,
-    firstFailedAt,
-    dueAt
-  ])
-  let length = JSON.stringify(attempts).length + 60
+  const attempts = tried
+    .slice(0, 50)
+    .map(({ attempt, dueAt, firstFailedAt, offset }) => [offset - from, attempt, firstFailedAt, dueAt])
+  const room = longest - JSON.stringify(attempts).length - 60
+  const text = (told: number, open: ReadonlyArray<number> | string) =>
+    JSON.stringify({ v: 2, reach: told, open, tried: attempts })
+  let length = 0
   let last = from
+  let told = reach
   const distances: Array<number> = []
   for (const offset of open) {
     if (offset >= reach) break
     length += String(offset - last).length + 1
-    // From here on all is told as unfinished.
-    if (length > longest) return text(offset, distances, attempts)
+    if (length > room) {
+      // From here on all is told as unfinished.
+      told = offset
+      break
+    }
     distances.push(offset - last)
     last = offset
   }
-  return text(reach, distances, attempts)
+  // Four letters have 24 bits.
+  const toldByBits = Math.min(reach, from + Math.floor(room / 4) * 24)
+  return told >= toldByBits ? text(told, distances) : text(toldByBits, bitsOf(from, toldByBits, open))
 }
 
-const text = (reach: number, open: ReadonlyArray<number>, tried: ReadonlyArray<ReadonlyArray<number>>): string =>
-  JSON.stringify({ v: 1, reach, open, tried })
+const bitsOf = (from: number, end: number, open: ReadonlyArray<number>): string => {
+  const bits = Buffer.alloc(Math.ceil((end - from) / 8))
+  for (const offset of open) {
+    if (offset >= end) break
+    const at = offset - from
+    bits[at >> 3] = (bits[at >> 3] ?? 0) | (1 << (at & 7))
+  }
+  return bits.toString("base64")
+}
+
+const offsetsOf = function* (from: number, open: typeof Open.Type): Generator<number> {
+  if (typeof open === "string") {
+    for (const [i, byte] of Buffer.from(open, "base64").entries()) {
+      for (let bit = 0; bit < 8; bit++) if ((byte & (1 << bit)) !== 0) yield from + i * 8 + bit
+    }
+  } else {
+    let last = from
+    for (const distance of open) {
+      last += distance
+      yield last
+    }
+  }
+}
 
 /** What the text says; of a text that is not ours, that everything from the offset on is unfinished. */
 export const read = (from: number, metadata: string): Progress => {
   const found = Option.getOrUndefined(decode(metadata))
-  const open = new Set<number>()
   const tried = new Map<number, Tried>()
-  if (found === undefined) return { from, reach: from, open, tried }
-  let last = from
-  for (const distance of found.open) {
-    last += distance
-    open.add(last)
-  }
+  if (found === undefined) return { from, reach: from, open: new Set(), tried }
   for (const [distance, attempt, firstFailedAt, dueAt] of found.tried) {
     tried.set(from + distance, { offset: from + distance, attempt, firstFailedAt, dueAt })
   }
-  return { from, reach: Math.max(from, found.reach), open, tried }
+  return { from, reach: Math.max(from, found.reach), open: new Set(offsetsOf(from, found.open)), tried }
 }
 
 /** Whether a message was finished before. */

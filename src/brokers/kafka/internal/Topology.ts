@@ -106,7 +106,24 @@ export class Topology {
     await this.commitAsNobody(group, [
       [topic, starts],
       [retry, retryEnds]
-    ])
+    ]).catch((error: unknown) => {
+      // It has members: they have begun it.
+      if (!hasCode(error, ...hasMembers)) throw error
+    })
+  }
+
+  /** Puts a group without members, which may be new, to these offsets. Where none is given it stays, a new one at the end. */
+  async moveTo(group: Group, offsets: ReadonlyArray<number | undefined>): Promise<void> {
+    await this.needGroup(group, undefined)
+    const topic = await this.need(group.topic)
+    if (offsets.length > topic.leaders.length) {
+      const text = `topic "${group.topic}" has ${topic.leaders.length} partitions, and offsets were given for ${offsets.length}`
+      throw new Refusal("INVALID_REQUEST", text)
+    }
+    await this.commitAsNobody(group, [[topic, offsets]]).catch((error: unknown) => {
+      if (!hasCode(error, ...hasMembers)) throw error
+      throw new Refusal("NON_EMPTY_GROUP", `group "${group.group}" of ${group.topic} has members`)
+    })
   }
 
   private startsOf(
@@ -130,26 +147,19 @@ export class Topology {
 
   private async commitAsNobody(
     group: Group,
-    topics: ReadonlyArray<readonly [TopicInfo, ReadonlyArray<number>]>
+    topics: ReadonlyArray<readonly [TopicInfo, ReadonlyArray<number | undefined>]>
   ): Promise<void> {
     const groupId = groupIdOf(group)
     const node = await this.cluster.coordinatorOf(groupId)
     const offsets = topics.map(([{ name }, starts]) => ({
       name,
-      partitions: starts.map((offset, partitionIndex) => ({
-        partitionIndex,
-        committedOffset: BigInt(offset),
-        committedLeaderEpoch: -1,
-        committedMetadata: ""
-      }))
+      partitions: starts.flatMap((offset, partitionIndex) =>
+        offset === undefined
+          ? []
+          : [{ partitionIndex, committedOffset: BigInt(offset), committedLeaderEpoch: -1, committedMetadata: "" }]
+      )
     }))
-    await this.cluster
-      .at(this.cluster.control, node, offsetCommitV9.api, groupId, -1, "", null, offsets)
-      .catch((error: unknown) => {
-        // It has members: they have begun it.
-        if (!hasCode(error, "UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH"))
-          throw error
-      })
+    await this.cluster.at(this.cluster.control, node, offsetCommitV9.api, groupId, -1, "", null, offsets)
   }
 
   /** By partition: the first offset, the one after the last, or the first that was written at a time or later. */
@@ -163,6 +173,8 @@ export class Topology {
         const { topics } = await this.cluster
           .at(this.cluster.control, node, listOffsetsV8.api, -1, 0, [{ name, partitions }])
           .catch((error: unknown) => {
+            // It was there: it is being deleted, or has just been, and is asked for anew.
+            if (hasCode(error, "UNKNOWN_TOPIC_OR_PARTITION")) throw this.notYet(name)
             this.cluster.forget(name)
             throw error
           })
@@ -210,6 +222,9 @@ export class Topology {
     this.cluster.forget(name)
   }
 }
+
+/** What a commit by nobody is answered where the group has members. */
+const hasMembers = ["UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH"]
 
 interface FetchedTopic {
   readonly name: string

@@ -24,14 +24,19 @@ export const refusalOf = (code: number, text: string | null): Refusal => {
   return new Refusal(name, text ?? protocolErrors[name]?.message ?? name)
 }
 
-/** The names that the protocol gives to what is wrong; empty where no server has answered. */
-export const codesOf = (error: unknown): ReadonlyArray<string> => {
-  if (error instanceof Refusal) return [error.code]
+/** The error and all that it comes from: the client wraps what went wrong, one server's beside another's. */
+const chainOf = (error: unknown): ReadonlyArray<object> => {
   if (typeof error !== "object" || error === null) return []
-  const own = "apiId" in error && typeof error.apiId === "string" ? [error.apiId] : []
-  const inner = "errors" in error && Array.isArray(error.errors) ? error.errors.flatMap(codesOf) : []
-  return [...own, ...inner]
+  const inner = "errors" in error && Array.isArray(error.errors) ? error.errors.flatMap(chainOf) : []
+  return [error, ...inner, ...("cause" in error ? chainOf(error.cause) : [])]
 }
+
+/** The names that the protocol gives to what is wrong; empty where no server has answered. */
+export const codesOf = (error: unknown): ReadonlyArray<string> =>
+  chainOf(error).flatMap((one) => {
+    if (one instanceof Refusal) return [one.code]
+    return "apiId" in one && typeof one.apiId === "string" ? [one.apiId] : []
+  })
 
 export const hasCode = (error: unknown, ...codes: ReadonlyArray<string>): boolean =>
   codesOf(error).some((code) => codes.includes(code))
@@ -48,7 +53,9 @@ export const textOf = (error: unknown): string => {
 }
 
 const noes: ReadonlyArray<readonly [codes: RegExp, code: Rejected["code"], advice: string]> = [
-  [/_AUTHORIZATION_FAILED$|^SASL_AUTHENTICATION_FAILED$/, "Denied", "check the user and what it may do"],
+  [/_AUTHORIZATION_FAILED$/, "Denied", "check what the user may do"],
+  [/^SASL_AUTHENTICATION_FAILED$/, "Denied", "check the user and password"],
+  [/^UNSUPPORTED_SASL_MECHANISM$/, "Denied", "choose a mechanism for which the server is set up"],
   [/^INVALID_TOPIC_EXCEPTION$/, "InvalidName", "choose another name"],
   [/^(MESSAGE_TOO_LARGE|RECORD_LIST_TOO_LARGE)$/, "TooLarge", "put the payload elsewhere and send where it is"],
   [/^UNKNOWN_TOPIC_OR_PARTITION$/, "NoGroup", "create the topic, or give the layer createTopics"],
@@ -59,13 +66,17 @@ const noes: ReadonlyArray<readonly [codes: RegExp, code: Rejected["code"], advic
     "clients of another kind are members of the group; stop them first"
   ],
   [/^GROUP_MAX_SIZE_REACHED$/, "Full", "the group has as many members as the server allows"],
-  [/^NON_EMPTY_GROUP$/, "Refused", "the group has members in other processes; stop them first"],
+  [/^NON_EMPTY_GROUP$/, "Refused", "stop its consumers first"],
   [
     /^(INVALID_REPLICATION_FACTOR|INVALID_PARTITIONS|INVALID_CONFIG|POLICY_VIOLATION|INVALID_RECORD|INVALID_REQUEST)$/,
     "Refused",
     "check the options of the layer"
   ]
 ]
+
+/** Whether the server has said no, so that nothing was done. */
+export const isRefusal = (error: unknown): boolean =>
+  codesOf(error).some((code) => noes.some(([pattern]) => pattern.test(code)))
 
 /** The error of an operation that the server has refused, or that has not reached it. */
 export const errorOf = (about: About, error: unknown): BrokerError => {
@@ -75,8 +86,7 @@ export const errorOf = (about: About, error: unknown): BrokerError => {
     const no = noes.find(([pattern]) => pattern.test(code))
     if (no !== undefined) return rejected(about, no[1], `${text}; ${no[2]}`, error)
   }
-  const isDenied =
-    typeof error === "object" && error !== null && "code" in error && error.code === "PLT_KFK_AUTHENTICATION"
+  const isDenied = chainOf(error).some((one) => "code" in one && one.code === "PLT_KFK_AUTHENTICATION")
   return isDenied
     ? rejected(about, "Denied", `${text}; check the user and password`, error)
     : unavailable(about, text, error)

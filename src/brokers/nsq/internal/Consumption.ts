@@ -233,8 +233,7 @@ export class Consumption {
   setCredit(credit: number): void {
     this.credit = credit
     this.balance()
-    // Others can have what is not wanted here.
-    if (credit === 0) for (const delivery of this.buffer.splice(0)) delivery.session.requeue(delivery)
+    if (credit === 0) this.giveBackExcess()
     this.wake()
   }
 
@@ -259,10 +258,20 @@ export class Consumption {
     for (const [index, session] of sessions.entries()) session.setReady(ready[index] ?? 0)
   }
 
-  /** Now and then: whose turn it is, who is idle, and whose lease ends. */
+  /**
+   * Others can have what is not wanted here: what came although there is no credit for it, since the server had sent it when
+   * it heard that the credit is elsewhere.
+   */
+  private giveBackExcess(): boolean {
+    const excess = this.buffer.splice(Math.max(0, this.credit - this.held))
+    for (const delivery of excess) delivery.session.requeue(delivery)
+    return excess.length > 0
+  }
+
+  /** Now and then: whose turn it is, who is idle, what is too much, and whose lease ends. */
   readonly tick: Effect.Effect<void> = Effect.sync(() => {
     const now = this.now()
-    let changed = false
+    let changed = this.giveBackExcess()
     if (this.hasTurns) {
       const holder = this.sessions[this.turn % this.sessions.length]
       const works = holder !== undefined && now - holder.heardAt < turnMillis

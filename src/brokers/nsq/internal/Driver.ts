@@ -3,6 +3,7 @@ import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as FiberMap from "effect/FiberMap"
+import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import { BrokerError } from "../../../messaging/BrokerError.ts"
@@ -16,6 +17,7 @@ import type {
   Topology
 } from "../../../messaging/Driver.ts"
 import { Registry } from "../../../registry/Registry.ts"
+import * as Lookup from "../protocol/Lookup.ts"
 import { backlog, groups, removeGroup } from "./Admin.ts"
 import { Consumption, turnMillis } from "./Consumption.ts"
 import { Copies } from "./Copies.ts"
@@ -152,7 +154,13 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
           },
           onMessage: (session, message) => consumption.receive(session, message),
           onFailed: (session, error) => consumption.failed(session, error)
-        }
+        },
+        Effect.suspend(() => {
+          const http = parts.httpOf(address)
+          return http === undefined
+            ? Effect.undefined
+            : Effect.option(Lookup.startTime(http)).pipe(Effect.map(Option.getOrUndefined))
+        })
       )
     const known = new Set<string>()
     const follow = () => {

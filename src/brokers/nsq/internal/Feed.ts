@@ -2,8 +2,9 @@
  * A topic at one nsqd that a subscription reads: a session, opened again whenever it ends.
  *
  * An nsqd that is killed forgets what it had handed over, also what it keeps on disk. One that was stopped in good order, or
- * only lost the connection, hands it over again. Which of these it was cannot be asked; but that nobody listened meanwhile
- * says that it was not the last. Then what was held here is sent again to the group, as it was: rather twice than never.
+ * only lost the connection, hands it over again. Whether it was killed or stopped cannot be asked; but that it was one of them
+ * is seen where nobody listened meanwhile, and where the nsqd says that it was started at another time. Then what was held
+ * here is sent again to the group, as it was: rather twice than never.
  */
 import * as Effect from "effect/Effect"
 import type { RawMessage } from "../../../messaging/Driver.ts"
@@ -44,11 +45,20 @@ export class Feed {
   private held: ReadonlyArray<RawMessage> = []
   /** Nobody listened since. */
   private refused = false
+  /** When the nsqd that was spoken with last was started; `undefined` where it is not known. */
+  private startedAt: number | undefined = undefined
+  private readonly askStartTime: Effect.Effect<number | undefined>
 
-  constructor(place: Place, options: () => ConnectOptions, listener: Listener) {
+  constructor(
+    place: Place,
+    options: () => ConnectOptions,
+    listener: Listener,
+    askStartTime: Effect.Effect<number | undefined>
+  ) {
     this.place = place
     this.options = options
     this.listener = listener
+    this.askStartTime = askStartTime
   }
 
   /** One session, from its beginning to its end. */
@@ -68,7 +78,7 @@ export class Feed {
         session = opened
         return yield* Effect.acquireUseRelease(
           Effect.sync(() => this.open(opened)),
-          () => connection.closed,
+          () => Effect.raceFirst(connection.closed, Effect.andThen(this.compareStartTimes, Effect.never)),
           () => Effect.sync(() => this.end(opened))
         )
       })
@@ -76,15 +86,31 @@ export class Feed {
   )
 
   private open(session: Session): void {
-    if (this.held.length > 0 && this.refused) this.listener.rescue(this.held)
-    this.held = []
+    if (this.refused) this.rescue()
     this.refused = false
     this.listener.opened(session)
   }
 
+  /** Meanwhile messages come already. */
+  private readonly compareStartTimes: Effect.Effect<void> = Effect.suspend(() =>
+    Effect.map(this.askStartTime, (startedAt) => {
+      const before = this.startedAt
+      this.startedAt = startedAt ?? before
+      if (before !== undefined && this.startedAt !== before) this.rescue()
+      // It is the same process, or nobody knows.
+      this.held = []
+    })
+  )
+
+  private rescue(): void {
+    if (this.held.length > 0) this.listener.rescue(this.held)
+    this.held = []
+  }
+
   private end(session: Session): void {
     const held = this.listener.ended(session)
-    if (!session.closing) this.held = held
+    // Of a session so short that nothing was compared, what was held before it counts too.
+    if (!session.closing) this.held = [...this.held, ...held]
   }
 
   /** Opens sessions again and again. */

@@ -82,9 +82,14 @@ export class Parts {
     }
   }
 
+  /** The HTTP address of an nsqd, which an nsqlookupd may have said since. */
+  httpOf(address: NodeAddress): string | undefined {
+    return (this.nodes.all.find((known) => keyOf(known) === keyOf(address)) ?? address).http
+  }
+
   /** Reads what the server tells of its settings, where it tells it. */
   private learn(address: NodeAddress): Effect.Effect<void> {
-    const { http } = this.nodes.all.find((known) => keyOf(known) === keyOf(address)) ?? address
+    const http = this.httpOf(address)
     if (http === undefined) return Effect.void
     return Effect.gen({ self: this }, function* () {
       const inMemory = yield* Lookup.config(http, "mem_queue_size")

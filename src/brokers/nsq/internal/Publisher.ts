@@ -1,7 +1,7 @@
 /**
  * Sends messages to whichever nsqd there are, in turns, and waits for their answers.
  *
- * What comes together for one topic goes in one MPUB. An nsqd answers a command when it has the message, and closes the
+ * What comes together for one topic goes in MPUBs. An nsqd answers a command when it has the message, and closes the
  * connection on the first that it refuses: what was sent behind that one is not done, and is sent again elsewhere. What was
  * sent and lost its connection is not: whether it is there is not known, and only the program knows whether twice is better
  * than never.
@@ -34,8 +34,11 @@ export interface Item {
 }
 
 const confirmed: Published = { _tag: "Confirmed" }
-/** Most messages and bytes in one command; well below the least that servers are set to. */
-const mostMessages = 1000
+/**
+ * Most messages and bytes in one command. What waits goes in several commands rather than in one: while the server stores one,
+ * the next is under way, and those who waited for the first prepare others.
+ */
+const mostMessages = 32
 const mostBytes = 512 * 1024
 /** Bytes that may wait for the network, so that large messages do not fill the memory. */
 const mostUnsent = 8 * 1024 * 1024
@@ -89,7 +92,7 @@ export class Publisher {
         const link = this.nextLink()
         if (link === undefined) break
         const batch: Array<Item> = []
-        at = collect(lane, at, this.settings.maxUnconfirmed - link.unconfirmed, batch)
+        at = collect(lane, at, Math.min(mostMessages, this.settings.maxUnconfirmed - link.unconfirmed), batch)
         if (batch.length > 0) this.send(link, topic, batch)
       }
       if (at === lane.length) this.lanes.delete(topic)
@@ -201,10 +204,10 @@ export class Publisher {
 const refusedWhole: ReadonlySet<string> = new Set(["E_BAD_MESSAGE", "E_BAD_BODY"])
 
 /** Takes the next messages that can go in one command; answers where the rest begins. */
-const collect = (lane: ReadonlyArray<Item>, from: number, room: number, batch: Array<Item>): number => {
+const collect = (lane: ReadonlyArray<Item>, from: number, most: number, batch: Array<Item>): number => {
   let bytes = 0
   let at = from
-  for (; at < lane.length && batch.length < Math.min(room, mostMessages); at++) {
+  for (; at < lane.length && batch.length < most; at++) {
     const item = lane[at]
     if (item === undefined || item.state !== "waiting") continue
     const single = item.alone || item.delay > 0

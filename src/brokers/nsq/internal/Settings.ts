@@ -1,10 +1,8 @@
 /** The options of the layer, checked and with their defaults. Times are milliseconds. */
 import type { ConnectionOptions } from "node:tls"
-import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
+import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
-import { InvalidOption } from "../../../pool/WorkerPool.ts"
+import { OptionReader } from "../../OptionReader.ts"
 import type { Address, Options } from "../Options.ts"
 
 /** An nsqd. */
@@ -37,20 +35,8 @@ export const keyOf = ({ host, port }: { readonly host: string; readonly port: nu
 
 /** A wrong option is a defect that says what is allowed. */
 export const check = (options: Options<string>): Effect.Effect<Settings> => {
-  const problems: Array<string> = []
-  const whole = (name: string, value: number | undefined, fallback: number, least: number): number => {
-    if (value === undefined) return fallback
-    if (Number.isInteger(value) && value >= least) return value
-    problems.push(`${name} must be a whole number of at least ${least}, got ${String(value)}`)
-    return fallback
-  }
-  const span = (name: string, value: Duration.Input | undefined, fallback: number, least = 1): number => {
-    if (value === undefined) return fallback
-    const millis = Option.map(Duration.fromInput(value), Duration.toMillis)
-    if (Option.isSome(millis) && millis.value >= least) return millis.value
-    problems.push(`${name} must be a duration of at least ${least} ms, such as "5 seconds", got ${String(value)}`)
-    return fallback
-  }
+  const reader = new OptionReader()
+  const { problems } = reader
   const { lookupd = [], nsqd = [] } = options
   if (nsqd.length === 0 && lookupd.length === 0) {
     problems.push('nsqd or lookupd must name at least one server, such as nsqd: ["127.0.0.1:4150"]')
@@ -66,23 +52,21 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
       if (read === undefined) problems.push(`lookupd must be URLs such as "http://127.0.0.1:4161", got ${show(url)}`)
       return read ?? []
     }),
-    lookupInterval: span("lookupInterval", options.lookupInterval, 10_000, 10),
-    heartbeat: span("heartbeat", options.heartbeat, 10_000, 1000),
-    connectTimeout: span("connectTimeout", options.connectTimeout, 5_000),
-    waitForConnection: span("waitForConnection", options.waitForConnection, 30_000),
-    maxUnconfirmed: whole("maxUnconfirmed", options.maxUnconfirmed, 4096, 1),
-    maxFrameBytes: whole("maxFrameBytes", options.maxFrameBytes, 1024 * 1024, 2 * growth),
-    maxRequeueDelay: span("maxRequeueDelay", options.maxRequeueDelay, 3_600_000, 100),
-    outputBufferTimeout: span("outputBufferTimeout", options.outputBufferTimeout, 25, 0),
+    lookupInterval: reader.span("lookupInterval", options.lookupInterval, 10_000, 10),
+    heartbeat: reader.span("heartbeat", options.heartbeat, 10_000, 1000),
+    connectTimeout: reader.span("connectTimeout", options.connectTimeout, 5_000),
+    waitForConnection: reader.span("waitForConnection", options.waitForConnection, 30_000),
+    maxUnconfirmed: reader.whole("maxUnconfirmed", options.maxUnconfirmed, 4096),
+    maxFrameBytes: reader.whole("maxFrameBytes", options.maxFrameBytes, 1024 * 1024, { least: 2 * growth }),
+    maxRequeueDelay: reader.span("maxRequeueDelay", options.maxRequeueDelay, 3_600_000, 100),
+    outputBufferTimeout: reader.span("outputBufferTimeout", options.outputBufferTimeout, 25, 0),
     tls: options.tls,
     authSecret:
       options.authSecret === undefined || Redacted.isRedacted(options.authSecret)
         ? options.authSecret
         : Redacted.make(options.authSecret)
   }
-  return problems.length === 0
-    ? Effect.succeed(settings)
-    : Effect.die(new InvalidOption({ operation: "Nsq.layer", problem: problems.join("\n") }))
+  return reader.result("Nsq.layer", settings)
 }
 
 const show = (value: unknown): string => JSON.stringify(value) ?? String(value)

@@ -112,7 +112,8 @@ export class Connection {
     })
     socket.on("error", (error: NodeJS.ErrnoException) => {
       this.refused = error.code === "ECONNREFUSED"
-      this.over(error.message || (error.code ?? error.name))
+      // What OpenSSL says ends in a newline.
+      this.over(error.message.trim() || (error.code ?? error.name))
     })
     socket.on("close", () => this.over(this.closing ? "it was closed" : "the server has closed it"))
   }

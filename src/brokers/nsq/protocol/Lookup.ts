@@ -112,6 +112,12 @@ export const stats = (nsqd: string, topic: string, timeout = 5000): Effect.Effec
 export const config = (nsqd: string, option: string, timeout = 5000): Effect.Effect<number, HttpError> =>
   getJson(Schema.Number, `${nsqd}/config/${option}`, timeout)
 
+/** When an nsqd was started, in seconds since 1970: another time is another process. */
+export const startTime = (nsqd: string, timeout = 5000): Effect.Effect<number, HttpError> =>
+  Effect.map(getJson(Info, `${nsqd}/info`, timeout), ({ start_time }) => start_time)
+
+const Info = Schema.Struct({ start_time: Schema.Number })
+
 /** Deletes a channel with what is in it; that there is none is no error. */
 export const deleteChannel = (nsqd: string, topic: string, channel: string, timeout = 5000) =>
   post(`${nsqd}/channel/delete?topic=${encodeURIComponent(topic)}&channel=${encodeURIComponent(channel)}`, timeout)

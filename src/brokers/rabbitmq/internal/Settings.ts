@@ -1,10 +1,8 @@
 /** The options of the layer, checked and with their defaults. */
 
-import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
+import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
-import { InvalidOption } from "../../../pool/WorkerPool.ts"
+import { OptionReader } from "../../OptionReader.ts"
 import type { Options, Order } from "../Options.ts"
 
 export interface Settings {
@@ -26,22 +24,10 @@ export interface Settings {
 
 /** A wrong option is a defect that says what is allowed. */
 export const check = (options: Options<string, number | undefined, Order | undefined>): Effect.Effect<Settings> => {
-  const problems: Array<string> = []
-  const whole = (name: string, value: number | undefined, fallback: number, most = Number.MAX_SAFE_INTEGER): number => {
-    if (value === undefined) return fallback
-    if (Number.isInteger(value) && value >= 1 && value <= most) return value
-    problems.push(`${name} must be a whole number from 1${most < 1e9 ? ` to ${most}` : ""}, got ${String(value)}`)
-    return fallback
-  }
-  const span = (name: string, value: Duration.Input | undefined, fallback: number): number => {
-    if (value === undefined) return fallback
-    const millis = Option.map(Duration.fromInput(value), Duration.toMillis)
-    if (Option.isSome(millis) && millis.value > 0) return millis.value
-    problems.push(`${name} must be a duration of more than zero, such as "5 seconds", got ${String(value)}`)
-    return fallback
-  }
+  const reader = new OptionReader()
+  const { problems } = reader
   const given = Array.isArray(options.url) ? options.url : [options.url]
-  const heartbeat = Math.max(1, Math.round(span("heartbeat", options.heartbeat, 10_000) / 1000))
+  const heartbeat = Math.max(1, Math.round(reader.span("heartbeat", options.heartbeat, 10_000) / 1000))
   const urls = given.flatMap((url) => {
     const read = readUrl(Redacted.isRedacted(url) ? Redacted.value(url) : url, heartbeat)
     if (read === undefined) problems.push('url must be one such as "amqp://user:password@host:5672/vhost" or amqps://…')
@@ -66,19 +52,17 @@ export const check = (options: Options<string, number | undefined, Order | undef
   const settings: Settings = {
     urls,
     queueType,
-    priorities: priorities === undefined ? undefined : whole("priorities", priorities, 1, 255),
+    priorities: priorities === undefined ? undefined : reader.whole("priorities", priorities, 1, { most: 255 }),
     ordered: order === undefined || order === true ? order : new Set(order),
-    maxUnconfirmed: whole("maxUnconfirmed", options.maxUnconfirmed, 1024),
-    maxUnconfirmedBytes: whole("maxUnconfirmedBytes", options.maxUnconfirmedBytes, 16 * 1024 * 1024),
-    maxMessageBytes: whole("maxMessageBytes", options.maxMessageBytes, 16 * 1024 * 1024),
-    connectTimeout: span("connectTimeout", options.connectTimeout, 5_000),
-    waitForConnection: span("waitForConnection", options.waitForConnection, 30_000),
-    acknowledgementTimeout: span("acknowledgementTimeout", options.acknowledgementTimeout, 30 * 60_000),
+    maxUnconfirmed: reader.whole("maxUnconfirmed", options.maxUnconfirmed, 1024),
+    maxUnconfirmedBytes: reader.whole("maxUnconfirmedBytes", options.maxUnconfirmedBytes, 16 * 1024 * 1024),
+    maxMessageBytes: reader.whole("maxMessageBytes", options.maxMessageBytes, 16 * 1024 * 1024),
+    connectTimeout: reader.span("connectTimeout", options.connectTimeout, 5_000),
+    waitForConnection: reader.span("waitForConnection", options.waitForConnection, 30_000),
+    acknowledgementTimeout: reader.span("acknowledgementTimeout", options.acknowledgementTimeout, 30 * 60_000),
     socket: options.socket ?? {}
   }
-  return problems.length === 0
-    ? Effect.succeed(settings)
-    : Effect.die(new InvalidOption({ operation: "RabbitMq.layer", problem: problems.join("\n") }))
+  return reader.result("RabbitMq.layer", settings)
 }
 
 const readUrl = (url: unknown, heartbeat: number): string | undefined => {

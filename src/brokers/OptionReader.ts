@@ -1,0 +1,48 @@
+/**
+ * Reads the options of a driver's layer and gathers what is wrong with them, so that one defect says it all. JavaScript callers
+ * and configuration come here too, whatever the types say.
+ */
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import { toMillis } from "../pool/Durations.ts"
+import { InvalidOption } from "../pool/PoolError.ts"
+
+/** The longest that a timer takes. */
+const mostMillis = 2 ** 31 - 1
+
+export class OptionReader {
+  /** What is wrong, a sentence each. */
+  readonly problems: Array<string> = []
+
+  /** A whole number. */
+  whole(
+    name: string,
+    value: number | undefined,
+    fallback: number,
+    { least = 1, most = Number.MAX_SAFE_INTEGER }: { readonly least?: number; readonly most?: number } = {}
+  ): number {
+    if (value === undefined) return fallback
+    if (Number.isSafeInteger(value) && value >= least && value <= most) return value
+    const upTo = most === Number.MAX_SAFE_INTEGER ? "" : ` to ${most}`
+    this.problems.push(`${name} must be a whole number from ${least}${upTo}, got ${String(value)}`)
+    return fallback
+  }
+
+  /** A duration, in milliseconds. */
+  span(name: string, value: Duration.Input | undefined, fallback: number, least = 1): number {
+    if (value === undefined) return fallback
+    const millis = toMillis(value)
+    if (millis !== undefined && millis >= least && millis <= mostMillis) return millis
+    this.problems.push(
+      `${name} must be a duration of at least ${least} ms and at most 24 days, such as "5 seconds", got ${String(value)}`
+    )
+    return fallback
+  }
+
+  /** The settings, or the defect. */
+  result<S>(operation: string, settings: S): Effect.Effect<S> {
+    return this.problems.length === 0
+      ? Effect.succeed(settings)
+      : Effect.die(new InvalidOption({ operation, problem: this.problems.join("\n") }))
+  }
+}
