@@ -33,6 +33,8 @@ export interface Parts {
 /** Milliseconds of a turn: enough for a server to hand over what it has. It lasts longer while something comes. */
 export const turnMillis = 50
 const longestTurn = 5
+/** Milliseconds that a connection stays open after the server has confirmed that it hands over no more. */
+const lingerMillis = 100
 
 export class Consumption {
   /** What keeps it from receiving, while nothing is connected. */
@@ -349,6 +351,8 @@ export class Consumption {
       session.closing = true
       const { connection } = session
       return ask(connection, Command.cls).pipe(
+        // What the server had in its hands comes behind its answer. It is given back on arrival, as long as that can be said.
+        Effect.andThen(Effect.sleep(lingerMillis)),
         Effect.andThen(Effect.sync(() => connection.end())),
         Effect.andThen(connection.closed),
         Effect.timeoutOption("2 seconds"),
