@@ -90,7 +90,10 @@ export const kafka = define({
     const certificate = certificateOf(place.data)
     if (!existsSync(certificate)) await makeCertificate(certificate)
     if (existsSync(join(place.data, "log/meta.properties"))) return
-    const id = randomBytes(16).toString("base64url")
+    const uuid = randomBytes(16)
+    // One that began with a dash would be taken for an option.
+    uuid[0] = 0
+    const id = uuid.toString("base64url")
     const libraries = `${place.installed}/*`
     await run(need(java), ["-cp", libraries, "kafka.tools.StorageTool", "format", "-t", id, "-c", config])
   },
