@@ -428,4 +428,16 @@ describe("what a person is told", () => {
       Effect.provideService(Registry.Registry, Registry.makeUnsafe())
     )
   })
+
+  it.effect("is not in the registry when it could not subscribe, whether or not its scope goes on", () =>
+    Effect.gen(function* () {
+      const failed = yield* Effect.exit(Consumer.make(Numbers, () => Effect.void, { group: "g" }))
+      assert.isTrue(Exit.isFailure(failed))
+      assert.include(yield* TaskDump.dump, "Nothing is open")
+    }).pipe(
+      scopedInTime,
+      Effect.provide(changedDriver((driver) => ({ ...driver, subscribe: () => Effect.fail(cut) }))),
+      Effect.provideService(Registry.Registry, Registry.makeUnsafe())
+    )
+  )
 })

@@ -32,6 +32,8 @@ import { Registered } from "./Registered.ts"
 import { StallWatch } from "./StallWatch.ts"
 import type { Decisions } from "./Verdict.ts"
 
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
 /** What a consumer is made of. */
 export interface Parts {
   readonly driver: Driver
@@ -204,31 +206,40 @@ const drainProblem = (deadline: unknown, isOwnHandler: boolean): string | undefi
   return deadline === undefined || toMillis(deadline) !== undefined ? undefined : durationProblem("deadline", deadline)
 }
 
-/** Opens a consumer that closes with the scope. */
+/** Opens a consumer that closes with the scope. One that cannot subscribe leaves nothing behind in it. */
 export const run = (parts: Parts): Effect.Effect<RunningConsumer, BrokerError, Scope.Scope> =>
   Effect.uninterruptibleMask((restore) =>
-    Effect.gen(function* () {
-      const { settings, work } = parts
-      const { topic, group } = work
-      const registry = yield* Registry
-      const registered = new Registered(registry)
-      const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
-        name: `${topic}/${group}`,
-        concurrency: settings.concurrency,
-        capacity: settings.prefetch,
-        rateLimit: settings.rateLimit,
-        shutdownDeadline: settings.shutdownDeadline,
-        shutdownGrace: settings.shutdownGrace,
-        owner: registered.open
-      })
-      yield* Effect.addFinalizer(() => Effect.sync(() => registered.close(undefined)))
-      const subscribed = yield* subscribe(parts, restore)
-      const clock = yield* Clock.Clock
-      const { subscription } = subscribed
-      const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
-      const running = new Running(parts, engine, subscribed, registered)
-      yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
-      yield* running.begin
-      return running.face(pool)
-    })
+    Effect.flatMap(Effect.scope, (outer) =>
+      Effect.flatMap(Scope.fork(outer), (scope) =>
+        Effect.onError(Scope.provide(openIn(parts, restore), scope), (cause) =>
+          Scope.close(scope, Exit.failCause(cause))
+        )
+      )
+    )
   )
+
+const openIn = (parts: Parts, restore: Restore): Effect.Effect<RunningConsumer, BrokerError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const { settings, work } = parts
+    const { topic, group } = work
+    const registry = yield* Registry
+    const registered = new Registered(registry)
+    const pool = yield* open<"suspend", "continue">("Consumer", "Consumer", {
+      name: `${topic}/${group}`,
+      concurrency: settings.concurrency,
+      capacity: settings.prefetch,
+      rateLimit: settings.rateLimit,
+      shutdownDeadline: settings.shutdownDeadline,
+      shutdownGrace: settings.shutdownGrace,
+      owner: registered.open
+    })
+    yield* Effect.addFinalizer(() => Effect.sync(() => registered.close(undefined)))
+    const subscribed = yield* subscribe(parts, restore)
+    const clock = yield* Clock.Clock
+    const { subscription } = subscribed
+    const engine = new ConsumerEngine({ ...parts, pool, clock, registry, subscription })
+    const running = new Running(parts, engine, subscribed, registered)
+    yield* Effect.addFinalizer(() => running.drain(settings.shutdownDeadline))
+    yield* running.begin
+    return running.face(pool)
+  })

@@ -57,6 +57,16 @@ describeWith("rabbitmq", (rabbitmq) => {
 
   const inOrder = { order: "key", group: "g" } as const
 
+  test(
+    "a subscription that closes while the server still hands out leaves the queue to the next one",
+    Effect.gen(function* () {
+      const { broker, topic } = yield* topicWith(Array.from({ length: 3000 }, (_, n) => `k${n}`))
+      for (let round = 0; round < 5; round++) yield* Effect.scoped(subscribe(broker, { ...inOrder, topic }))
+      const next = yield* subscribe(broker, { ...inOrder, topic })
+      assert.strictEqual(idOf(yield* takeOne(next)), "0")
+    })
+  )
+
   for (const queueType of ["quorum", "classic"] as const) {
     test(
       `${queueType}: what a process with a large credit leaves, one with a small credit leaves again in order`,

@@ -85,6 +85,8 @@ export class Consumption {
   private taking: (() => void) | undefined = undefined
   /** Something has happened since it was last looked what may be handed over. */
   private changed = false
+  /** When it was last looked. */
+  private pickedAt = 0
   private onSessionEnd: () => void = () => {}
   /** Why nothing more can be taken, for good. */
   private over: BrokerError | undefined = undefined
@@ -248,8 +250,8 @@ export class Consumption {
     this.taking = () => resume(Effect.void)
     if (this.changed) this.wake()
     if (!this.ordered) return
-    const now = this.now()
-    const wait = this.buffer.nextDue(now) - now
+    // What has become due since it was looked must not be missed.
+    const wait = this.buffer.nextDue(this.pickedAt) - this.now()
     if (this.held >= this.credit || wait === Number.POSITIVE_INFINITY) return
     const timer = setTimeout(() => this.wake(), Math.min(Math.max(1, Math.ceil(wait)), 2 ** 30))
     return Effect.sync(() => clearTimeout(timer))
@@ -257,9 +259,10 @@ export class Consumption {
 
   private pick(max: number, maxBytes: number): ReadonlyArray<Delivery> {
     this.changed = false
+    this.pickedAt = this.now()
     const most = Math.min(max, this.available)
     if (most <= 0) return []
-    const deliveries = this.buffer.take(most, maxBytes, this.now())
+    const deliveries = this.buffer.take(most, maxBytes, this.pickedAt)
     for (const delivery of deliveries) delivery.state = "held"
     this.held += deliveries.length
     return deliveries
@@ -422,13 +425,14 @@ export class Consumption {
       }
       yield* Effect.timeoutOption(this.retried, "5 seconds")
       const left = [...session.unsettled.values()].filter(({ state }) => state !== "abandoned")
-      // With order by key all goes back in one piece, with the channel, and the next process begins after that.
+      // What is abandoned goes back with its channel, so that stays as long as the connection.
+      const stays = left.length < session.unsettled.size
+      // With order by key all goes back in one piece, with the channel, and the next process begins after that. Until then
+      // more may come.
       if (!this.ordered) session.release(left)
-      else if (left.length === session.unsettled.size) session.unsettled.clear()
       for (const delivery of left) delivery.state = "lost"
       if (this.parts.settings.queueType === "quorum") yield* Effect.sleep(passedOn)
-      // What is abandoned goes back with its channel, so that stays as long as the connection.
-      if (session.unsettled.size === 0) {
+      if (!stays) {
         yield* Effect.timeoutOption(
           Effect.promise(() => session.channel.close().catch(() => undefined)),
           "2 seconds"
