@@ -113,7 +113,7 @@ describeWith("kafka", (kafka) => {
       const restored = performance.now()
       const waiting = yield* Effect.forkScoped(a.take(1, everything))
       while (waiting.pollUnsafe() === undefined && performance.now() - restored < 15_000) {
-        yield* publish(direct, topic, 8)
+        yield* publish(direct, topic, 20)
         yield* Effect.sleep("200 millis")
       }
       assert.isDefined(waiting.pollUnsafe(), "it receives again")
