@@ -111,7 +111,9 @@ const tests = (broker: string, at: () => Promise<Variables>) => {
     const again = await startOrders(env, args)
     assert.deepInclude((await deadLetters(again))[0], { id, group: "sms" })
     assert.deepInclude(await bodyOf(post(again, "/dead-letters/replay", {})), { replayed: 1 })
-    await poll("it is dead again", async () => ((await deadLetters(again))[0]?.replays === 1 ? true : undefined))
+    // The first one may be there once more: the process was killed before it could say that it had set it aside.
+    const replayed = async () => (await deadLetters(again)).some(({ replays }) => replays === 1) || undefined
+    await poll("it is dead again", replayed)
   })
 
   it("loses no order that was answered, when it is killed and when it is told to stop in mid-work", async () => {
