@@ -160,7 +160,7 @@ export const consume: Contestant = {
         const spent = yield* Deferred.await(done)
         verify(sum, messages)
         return { "messages/s": (messages * 1000) / spent }
-      }).pipe(Effect.provide(layer()))
+      }).pipe(Effect.scoped, Effect.provide(layer()))
     )
   }
 }
@@ -249,7 +249,7 @@ const measureBusy = (concurrency: number, key: (i: number) => string, count: num
       verify(sum, count)
       // On average over all of the time, from the beginning to the last message.
       return { handlers: area / (end - start), "messages/s": (count * 1000) / (end - start) }
-    }).pipe(Effect.provide(layer()))
+    }).pipe(Effect.scoped, Effect.provide(layer()))
   )
 }
 
