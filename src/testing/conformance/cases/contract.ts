@@ -171,8 +171,9 @@ const settleTwice: Spec = {
       const answers = yield* settle(env, subscription, ...settlements)
       yield* check(!answers.includes("Lost"), () => `what was just taken is lost already: ${show(answers)}`)
       yield* settle(env, subscription, ...settlements)
-      const again = yield* takeMany(env, subscription, 2)
-      yield* checkEqual(idsOf(again).toSorted(), [idOf(b), idOf(c)].toSorted(), "what comes again")
+      const again = yield* takeAll(env, subscription, [idOf(b), idOf(c)])
+      // Where a message may have been sent twice, another one may come here too.
+      if (env.calm) yield* checkEqual(idsOf(again).toSorted(), [idOf(b), idOf(c)].toSorted(), "what comes again")
       // The settlements of old deliveries do not reach the new ones.
       yield* settle(env, subscription, ...settlements)
       yield* acknowledge(env, subscription, again)
