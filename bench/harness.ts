@@ -67,7 +67,7 @@ const median = (numbers: ReadonlyArray<number>): number => {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
 }
 
-/** Rounds of each contestant before those that count. After three, nobody became faster any more. */
+/** Rounds of each contestant before those that count: most of what becomes faster has become so by then, though not all. */
 const warmUps = 3
 
 /** A contestant at its place in the rounds. */
