@@ -130,6 +130,15 @@ export const Registry: Context.Reference<Registry> = Context.Reference<Registry>
   defaultValue: makeUnsafe
 })
 
+/** Keeps an entry in the registry until the scope closes: for what has no report, such as the connections of a broker. */
+export const enter = (entry: Entry): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.flatMap(Registry, (registry) =>
+    Effect.acquireRelease(
+      Effect.sync(() => registry.open(entry)),
+      () => Effect.sync(() => registry.close(entry, undefined))
+    )
+  )
+
 /**
  * Listens to the registry until the scope closes.
  *

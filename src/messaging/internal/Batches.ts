@@ -11,6 +11,7 @@ import type { Envelope } from "../Envelope.ts"
 import { inOwnFiber } from "./Attempts.ts"
 import type { ConsumerEngine } from "./ConsumerEngine.ts"
 import type { Held } from "./Held.ts"
+import type { Restore } from "./Restore.ts"
 import type { Attempt } from "./Verdict.ts"
 
 /** A message of a batch, decoded. */
@@ -18,8 +19,6 @@ export interface BatchItem {
   readonly value: unknown
   readonly message: Envelope
 }
-
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 /** A message that can be handled. */
 interface Readable {

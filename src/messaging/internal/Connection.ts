@@ -15,14 +15,13 @@ import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import type { Held } from "./Held.ts"
 import { intake } from "./Intake.ts"
 import { watchLost } from "./Leases.ts"
+import type { Restore } from "./Restore.ts"
 
 /** A subscription with the scope that ends it. */
 export interface Subscribed {
   readonly subscription: Subscription
   readonly scope: Scope.Closeable
 }
-
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 /** Opens a subscription. To be called where nothing is interrupted but what is restored, so that nothing stays behind. */
 export const subscribe = (

@@ -30,12 +30,11 @@ import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { Held } from "./Held.ts"
 import type { Lane } from "./Lanes.ts"
 import { Lanes } from "./Lanes.ts"
+import type { Restore } from "./Restore.ts"
 import type { Settling } from "./Settler.ts"
 import { Settler } from "./Settler.ts"
 import type { Attempt, Decisions, Verdict } from "./Verdict.ts"
 import { judge, terse } from "./Verdict.ts"
-
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 export class ConsumerEngine {
   readonly held = new Map<Delivery, Held>()

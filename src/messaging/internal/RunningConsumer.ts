@@ -29,10 +29,9 @@ import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { startEach } from "./Intake.ts"
 import { keepLeases } from "./Leases.ts"
 import { Registered } from "./Registered.ts"
+import type { Restore } from "./Restore.ts"
 import { StallWatch } from "./StallWatch.ts"
 import type { Decisions } from "./Verdict.ts"
-
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 /** What a consumer is made of. */
 export interface Parts {

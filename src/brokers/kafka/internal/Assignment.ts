@@ -192,17 +192,19 @@ export class Assignment {
     const [begin = -1, end = -1] = [begins[partition.index], ends[partition.index]]
     const { index, position, topic } = partition
     if (begin < 0 || end < 0 || partition.closed || this.closed || (position >= begin && position <= end)) return
-    const next = position < begin ? begin : end
     const why =
-      next === begin ? "the topic's retention has deleted messages that the group has not read" : "the log was cut off"
+      position < begin
+        ? "the topic's retention has deleted messages that the group has not read"
+        : "the log was cut off, or the topic was deleted and made anew, so what is there may come again"
     this.log(
-      `Kafka: group "${this.options.group}" was at ${position} of ${topic}/${index} and goes on at ${next}: ${why}`
+      `Kafka: group "${this.options.group}" was at ${position} of ${topic}/${index} and goes on at ${begin}: ${why}`
     )
-    if (next > position) partition.skipTo(next)
+    if (position < begin) partition.skipTo(begin)
     else {
+      // Not from the end: what was written until this was noticed has been handled by nobody.
       // Nothing that is known of it tells of what will be written from there on.
       this.drop([partition])
-      const again = this.make(partition, topic, { from: next, reach: next, open: new Set(), tried: new Map() })
+      const again = this.make(partition, topic, { from: begin, reach: begin, open: new Set(), tried: new Map() })
       again.dirty = true
       this.partitions.set(keyOf(again), again)
     }

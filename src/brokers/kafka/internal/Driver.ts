@@ -16,7 +16,7 @@ import type {
   Subscription,
   Topology
 } from "../../../messaging/Driver.ts"
-import { Registry } from "../../../registry/Registry.ts"
+import { enter } from "../../../registry/Registry.ts"
 import type { PartitionLag } from "../Positions.ts"
 import { backlogOf, backlogOfOne, lagOf } from "./Backlog.ts"
 import type { TopicInfo } from "./Cluster.ts"
@@ -53,12 +53,7 @@ export const open = (settings: Settings, name: string): Effect.Effect<KafkaDrive
       },
       catch: (error) => errorOf({ operation: "connect" }, error)
     })
-    const registry = yield* Registry
-    const entry = entryOf(name, parts)
-    yield* Effect.acquireRelease(
-      Effect.sync(() => registry.open(entry)),
-      () => Effect.sync(() => registry.close(entry, undefined))
-    )
+    yield* enter(entryOf(name, parts))
     return {
       system,
       abilities: {

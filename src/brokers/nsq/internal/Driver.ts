@@ -16,7 +16,7 @@ import type {
   Subscription,
   Topology
 } from "../../../messaging/Driver.ts"
-import { Registry } from "../../../registry/Registry.ts"
+import { enter } from "../../../registry/Registry.ts"
 import * as Lookup from "../protocol/Lookup.ts"
 import { backlog, groups, removeGroup } from "./Admin.ts"
 import { Consumption, turnMillis } from "./Consumption.ts"
@@ -38,12 +38,7 @@ export const open = (settings: Settings, name: string): Effect.Effect<Driver, Br
     const context = yield* Effect.context<never>()
     const parts = new Parts(settings, yield* FiberMap.make<string>(), Effect.runForkWith(context))
     yield* parts.start
-    const registry = yield* Registry
-    const entry = entryOf(name, parts)
-    yield* Effect.acquireRelease(
-      Effect.sync(() => registry.open(entry)),
-      () => Effect.sync(() => registry.close(entry, undefined))
-    )
+    yield* enter(entryOf(name, parts))
     return {
       system,
       abilities: {

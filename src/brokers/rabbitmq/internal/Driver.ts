@@ -16,7 +16,7 @@ import type {
   Subscription,
   Topology
 } from "../../../messaging/Driver.ts"
-import { Registry } from "../../../registry/Registry.ts"
+import { enter } from "../../../registry/Registry.ts"
 import { Consumption } from "./Consumption.ts"
 import { rejected, system } from "./errors.ts"
 import type { Item } from "./Lane.ts"
@@ -33,12 +33,7 @@ export const open = (settings: Settings, name: string): Effect.Effect<Driver, Br
     const parts = new Parts(settings, yield* Effect.context<never>())
     yield* parts.consuming.start
     yield* parts.publishing.start
-    const registry = yield* Registry
-    const entry = entryOf(name, parts)
-    yield* Effect.acquireRelease(
-      Effect.sync(() => registry.open(entry)),
-      () => Effect.sync(() => registry.close(entry, undefined))
-    )
+    yield* enter(entryOf(name, parts))
     return {
       system,
       abilities: {
