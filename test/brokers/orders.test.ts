@@ -60,7 +60,7 @@ const kafkaOf = async (broker: string): Promise<Variables> => {
   try {
     await gone(
       "groups",
-      async () => [...(await admin.listGroups()).keys()],
+      async () => [...(await admin.listGroups({ types: ["classic", "consumer"] })).keys()],
       (groups) => admin.deleteGroups({ groups })
     )
     await gone(

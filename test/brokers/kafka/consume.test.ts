@@ -332,6 +332,22 @@ describeWith("kafka", (kafka) => {
     })
   )
 
+  it.live("a group whose members have written nothing gets what came while it had them, as an older group does", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      yield* driver.declare({ topic, groups: ["older"] })
+      const leave = yield* client(broker).join(`${topic}..g`, topic)
+      // It has members, so nobody else may write where it begins.
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ids(20), (id) => id)
+      yield* leave
+      const next = yield* connect(broker)
+      const subscription = yield* subscribe(next, { topic })
+      assert.sameMembers((yield* takeMany(subscription, 20)).map(idOf), ids(20))
+    })
+  )
+
   it.live("a group that was removed and asked for anew has the backlog of its new subscription", () =>
     Effect.gen(function* () {
       const topic = fresh()

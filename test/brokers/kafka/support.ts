@@ -73,6 +73,20 @@ export const client = (broker: string) => {
           await pool.close()
         }
       }),
+    /** A member of a group that never writes how far it has got; the effect that it returns lets it leave. */
+    join: (groupId: string, topic: string) =>
+      Effect.promise(async () => {
+        const pool = new Client.ConnectionPool("test")
+        const [host = "", port] = broker.split(":")
+        const member = crypto.randomUUID()
+        const beat = async (epoch: number) => {
+          const connection = await pool.get({ host, port: Number(port) })
+          const { api } = Client.consumerGroupHeartbeatV0
+          await api.async(connection, groupId, member, epoch, null, null, 10_000, [topic], null, null, [])
+        }
+        await beat(0)
+        return Effect.promise(() => beat(-1).finally(() => pool.close()))
+      }),
     /** How many records the topic has. */
     count: (topic: string) =>
       Effect.scoped(

@@ -145,7 +145,13 @@ export class Assignment {
         if (this.closed || this.loading.get(key) !== one) continue
         this.loading.delete(key)
         const { metadata, offset } = found?.[one.index] ?? { offset: Math.max(0, begins[one.index] ?? 0), metadata: "" }
-        this.partitions.set(key, this.make(one, topic, readProgress(offset, metadata)))
+        const partition = this.make(one, topic, readProgress(offset, metadata))
+        // Where it begins is written at once: should the process die, the next one begins there too.
+        if (found?.[one.index] === undefined) {
+          partition.dirty = true
+          this.commits.soon()
+        }
+        this.partitions.set(key, partition)
       }
     }
     this.onChange()

@@ -97,12 +97,15 @@ export class Topology {
     // Before asking whether the group exists: should another process begin it meanwhile, ours begins no later than that.
     const ends = await this.offsets(topic, latest)
     const retryEnds = await this.offsets(retry, latest)
-    const committed = await this.committed(group, [topic])
-    if ([...(committed.get(group.topic) ?? [])].some((one) => one !== undefined)) return
-    const starts =
-      replay === undefined && (await this.isFirst(group))
-        ? await this.offsets(topic, earliest)
-        : await this.startsOf(topic, replay, ends)
+    if (await this.hasBegun(group, topic)) return
+    const groups = await this.groups(group.topic)
+    const isKnown = groups.includes(group.group)
+    // Another process may have begun it meanwhile.
+    if (isKnown && (await this.hasBegun(group, topic))) return
+    // What is known and has no offset had members who never got to write one; what came since then is theirs too. And nobody
+    // has asked for a topic without groups before, so that its first one gets what it has kept.
+    const getsAll = replay === undefined && (isKnown || groups.length === 0)
+    const starts = getsAll ? await this.offsets(topic, earliest) : await this.startsOf(topic, replay, ends)
     await this.commitAsNobody(group, [
       [topic, starts],
       [retry, retryEnds]
@@ -139,10 +142,10 @@ export class Topology {
     )
   }
 
-  /** Nobody has asked for this topic before, so that its first group gets what it has kept. */
-  private async isFirst(group: Group): Promise<boolean> {
-    const groups = await this.groups(group.topic)
-    return groups.every((name) => name === group.group)
+  /** Where it has got to is written somewhere. */
+  private async hasBegun(group: Group, topic: TopicInfo): Promise<boolean> {
+    const committed = await this.committed(group, [topic])
+    return [...(committed.get(group.topic) ?? [])].some((one) => one !== undefined)
   }
 
   private async commitAsNobody(

@@ -117,8 +117,14 @@ const replay: Spec = {
       const limited = yield* env.patiently(app.run(DeadLetters.replay(topic, { limit: 2 })))
       yield* check(!env.calm || limited.replayed === 2, () => `a replay with limit 2 says ${show(limited)}`)
       const report = yield* env.patiently(app.run(DeadLetters.replay(topic)))
-      yield* env.all(log, ids)
       yield* check(!env.calm || report.failed.length === 0, () => `some were not replayed: ${show(report.failed)}`)
+      // One whose replay has failed is still there, as the report says.
+      let stayed = report.failed.map(({ id }) => id)
+      for (let n = 0; n < 10 && stayed.length > 0; n++) {
+        const { failed } = yield* env.patiently(app.run(DeadLetters.replay(topic, { ids: stayed })))
+        stayed = failed.map(({ id }) => id)
+      }
+      yield* env.all(log, ids)
       for (const { attempt, envelope, id } of log.entries) {
         yield* check(attempt === 1, `replayed ${id} came as attempt ${attempt}`)
         yield* check(envelope.replays >= 1, `replayed ${id} says that it was replayed ${envelope.replays} times`)
@@ -127,10 +133,7 @@ const replay: Spec = {
       }
       // The first died again: it is there, and was not replayed by the same run more than once.
       const letters = yield* untilDead(env, app, topic, 1)
-      // One whose replay has failed is still there, as the report says.
-      const stayed = new Set(report.failed.map(({ id }) => id))
-      const left = new Set(letters.flatMap(({ id }) => (id !== ids[0] && stayed.has(id) ? [] : [id])))
-      yield* checkEqual([...left], ids.slice(0, 1), "the letters after the replay")
+      yield* checkEqual([...new Set(letters.map(({ id }) => id))], ids.slice(0, 1), "the letters after the replay")
       yield* untilEmpty(env, app, topic.name, "other")
       yield* check(!env.calm || other.entries.length === other.ids.size, "another group got some of them again")
       const replays = log.of(ids[0] ?? "").length
