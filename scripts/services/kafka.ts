@@ -101,7 +101,7 @@ export const kafka = define({
     {
       name: "kafka",
       command: need(java),
-      args: ["-Xmx512m", "-cp", `${installed}/*`, "kafka.Kafka", join(data, "server.properties")],
+      args: ["-Xmx1g", "-cp", `${installed}/*`, "kafka.Kafka", join(data, "server.properties")],
       port: ports.broker,
       ready: () => ask(ports.broker, metadata, knowsABroker)
     }

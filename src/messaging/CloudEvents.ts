@@ -121,10 +121,14 @@ const writeTime = (millis: number): string => {
 /** JavaScript takes much else for a date too, such as "-3". */
 const rfc3339 = /^[+-]?\d{4,6}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d/
 
-const readTime = (value: string | undefined): number | undefined => {
-  if (value === undefined || !rfc3339.test(value)) return undefined
-  const millis = Date.parse(value)
-  return Number.isNaN(millis) ? undefined : millis
+let lastRead: { readonly text: string; readonly millis: number | undefined } = { text: "", millis: undefined }
+
+const readTime = (text: string | undefined): number | undefined => {
+  if (text === undefined) return undefined
+  if (text === lastRead.text) return lastRead.millis
+  const millis = rfc3339.test(text) ? Date.parse(text) : Number.NaN
+  lastRead = { text, millis: Number.isNaN(millis) ? undefined : millis }
+  return lastRead.millis
 }
 
 const readHistory = (firstFailed: string | undefined, history: string | undefined): Envelope["history"] => {

@@ -39,6 +39,7 @@
 import * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import type * as Schema from "effect/Schema"
 import { durationProblem, toMillis } from "../pool/Durations.ts"
 import { InvalidOption } from "../pool/WorkerPool.ts"
@@ -50,6 +51,7 @@ import type { Envelope } from "./Envelope.ts"
 import { publishEach, publishOne } from "./internal/answers.ts"
 import { makeCodec } from "./internal/Codec.ts"
 import { declareOnce } from "./internal/declareOnce.ts"
+import { forEachEager } from "./internal/forEachEager.ts"
 import { invalidHeader, invalidName } from "./internal/headers.ts"
 import { traceparentOf } from "./internal/trace.ts"
 import { Source } from "./Source.ts"
@@ -189,56 +191,58 @@ export const make = <
   const broker = options.broker ?? ("default" as B)
   const topology = { topic: name, groups: options.groups ?? [] }
 
-  /** What is sent for a payload, or why it cannot be. */
+  /** What is sent for a payload, or why it cannot be; done at once where the schema waits for nothing. */
   const outgoing = (
-    value: A,
+    fiber: Fiber.Fiber<unknown, unknown>,
     driver: Driver,
+    value: A,
     given: (PublishOptions & { readonly delay?: Duration.Input; readonly priority?: number }) | undefined
-  ): Effect.Effect<OutgoingMessage, BrokerError | EncodeError> =>
-    Effect.withFiber((fiber) => {
-      const headers = given?.headers ?? noHeaders
-      const id = given?.id ?? crypto.randomUUID()
-      const key = given?.key ?? options.key?.(value)
-      const problem = invalidHeader(headers) ?? invalidName(id, key)
-      if (problem !== undefined) return Effect.fail(new EncodeError({ topic: name, problem }))
-      const delay = given?.delay === undefined ? undefined : toMillis(given.delay)
-      const wrong = invalidTiming(given, delay)
-      if (wrong !== undefined) return Effect.die(new InvalidOption({ operation: "Topic.publish", problem: wrong }))
-      const envelope: Envelope = {
-        id,
-        topic: name,
-        source: fiber.getRef(Source),
-        key,
-        version: options.version,
-        timestamp: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
-        contentType: "application/json",
-        attempt: 1,
-        traceparent: traceparentOf(fiber),
-        tracestate: undefined,
-        correlationId: given?.correlationId,
-        headers,
-        history: undefined,
-        death: undefined,
-        replays: 0
-      }
-      return Effect.flatMap(codec.encode(value), (body) =>
-        body.byteLength > driver.maxMessageBytes
-          ? Effect.fail(tooLarge(driver, envelope, body.byteLength))
-          : Effect.succeed({ envelope, body, destination: toTopic, delay, priority: given?.priority })
-      )
-    })
+  ): Effect.Effect<OutgoingMessage, BrokerError | EncodeError> => {
+    const headers = given?.headers ?? noHeaders
+    const id = given?.id ?? crypto.randomUUID()
+    const key = given?.key ?? options.key?.(value)
+    const problem = invalidHeader(headers) ?? invalidName(id, key)
+    if (problem !== undefined) return Effect.fail(new EncodeError({ topic: name, problem }))
+    const delay = given?.delay === undefined ? undefined : toMillis(given.delay)
+    const wrong = invalidTiming(given, delay)
+    if (wrong !== undefined) return Effect.die(new InvalidOption({ operation: "Topic.publish", problem: wrong }))
+    const envelope: Envelope = {
+      id,
+      topic: name,
+      source: fiber.getRef(Source),
+      key,
+      version: options.version,
+      timestamp: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
+      contentType: "application/json",
+      attempt: 1,
+      traceparent: traceparentOf(fiber),
+      tracestate: undefined,
+      correlationId: given?.correlationId,
+      headers,
+      history: undefined,
+      death: undefined,
+      replays: 0
+    }
+    return Effect.flatMapEager(codec.encode(value), (body) =>
+      body.byteLength > driver.maxMessageBytes
+        ? Effect.fail(tooLarge(driver, envelope, body.byteLength))
+        : Effect.succeed({ envelope, body, destination: toTopic, delay, priority: given?.priority })
+    )
+  }
   const toTopic = { _tag: "Topic", topic: name } as const
 
   // The key of this name holds a driver; its abilities are in the requirements that the signatures add.
-  const withDriver = <X, E>(use: (driver: Driver) => Effect.Effect<X, E>) =>
-    Effect.flatMap(named(broker), (driver) => Effect.andThen(declareOnce(driver, topology), use(driver)))
+  const withDriver = <X, E>(use: (driver: Driver, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<X, E>) =>
+    Effect.flatMap(named(broker), (driver) =>
+      Effect.flatMapEager(declareOnce(driver, topology), () => Effect.withFiber((fiber) => use(driver, fiber)))
+    )
 
   const publish = (
     value: A,
     given?: PublishOptions & { readonly delay?: Duration.Input; readonly priority?: number }
   ) =>
-    withDriver((driver) =>
-      Effect.flatMap(outgoing(value, driver, given), (message) =>
+    withDriver((driver, fiber) =>
+      Effect.flatMapEager(outgoing(fiber, driver, value, given), (message) =>
         Effect.map(publishOne(driver, message), ({ _tag }) => ({
           id: message.envelope.id,
           duplicate: _tag === "Duplicate"
@@ -247,25 +251,21 @@ export const make = <
     )
 
   const publishAll = (values: Iterable<A>, given?: PublishAllOptions<A>) =>
-    withDriver((driver) =>
-      Effect.flatMap(
-        Effect.forEach(values, (value) =>
-          outgoing(
-            value,
-            driver,
-            given && {
-              id: given.id?.(value),
-              key: given.key?.(value),
-              headers: typeof given.headers === "function" ? given.headers(value) : given.headers
-            }
-          )
-        ),
+    withDriver((driver, fiber) => {
+      const optionsOf = (value: A): PublishOptions | undefined =>
+        given && {
+          id: given.id?.(value),
+          key: given.key?.(value),
+          headers: typeof given.headers === "function" ? given.headers(value) : given.headers
+        }
+      return Effect.flatMapEager(
+        forEachEager(values, (value) => outgoing(fiber, driver, value, optionsOf(value))),
         (messages) =>
           messages.length === 0
             ? Effect.succeed([])
             : Effect.flatMap(publishEach(driver, messages), (answers) => receipts(name, messages, answers))
       )
-    )
+    })
 
   const topic: Omit<Topic<A, B, R>, "~millrace/Topic"> = {
     name,
@@ -274,8 +274,8 @@ export const make = <
     publish: publish as unknown as Topic<A, B, R>["publish"],
     publishAll: publishAll as unknown as Topic<A, B, R>["publishAll"],
     declare: withDriver(() => Effect.void) as unknown as Topic<A, B, R>["declare"],
-    decode: codec.decode,
-    encode: codec.encode
+    decode: (message) => Effect.suspend(() => codec.decode(message)),
+    encode: (value) => Effect.suspend(() => codec.encode(value))
   }
   // The phantom field exists in the type alone.
   return topic as Topic<A, B, R>
@@ -314,15 +314,14 @@ const receipts = (
   messages: ReadonlyArray<OutgoingMessage>,
   answers: ReadonlyArray<Published>
 ): Effect.Effect<ReadonlyArray<Receipt>, PublishIncomplete> => {
-  const failed = answers.flatMap((answer, index) =>
-    answer._tag === "Failed" ? [{ index, id: messages[index]?.envelope.id ?? "", error: answer.error }] : []
-  )
-  const confirmed = messages.flatMap(({ envelope }, index) => {
+  const failed: Array<{ readonly index: number; readonly id: string; readonly error: BrokerError }> = []
+  const confirmed: Array<Receipt> = []
+  for (const [index, { envelope }] of messages.entries()) {
+    const { id } = envelope
     const answer = answers[index]
-    return answer === undefined || answer._tag === "Failed"
-      ? []
-      : [{ id: envelope.id, duplicate: answer._tag === "Duplicate" }]
-  })
+    if (answer?._tag === "Failed") failed.push({ index, id, error: answer.error })
+    else if (answer !== undefined) confirmed.push({ id, duplicate: answer._tag === "Duplicate" })
+  }
   return failed.length === 0
     ? Effect.succeed(confirmed)
     : Effect.fail(new PublishIncomplete({ topic, confirmed: confirmed.map(({ id }) => id), failed }))

@@ -7,7 +7,12 @@ import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { RawMessage } from "../Driver.ts"
 import { EncodeError, Undecodable, UnknownVersion } from "../TopicError.ts"
 
-/** The requirements of the schemas are in the types of the topic. */
+/**
+ * The requirements of the schemas are in the types of the topic.
+ *
+ * Where nothing of a schema waits for anything, the work is done when the function is called, and what it throws is thrown
+ * there: call it inside an effect.
+ */
 export interface Codec<A> {
   readonly encode: (value: A) => Effect.Effect<Uint8Array, EncodeError>
   readonly decode: (message: RawMessage) => Effect.Effect<A, Undecodable | UnknownVersion>
@@ -38,14 +43,17 @@ export const makeCodec = <A>(topic: string, options: Options): Codec<A> => {
   const decoders = new Map<number, Decoder<A>>([[options.version, Schema.decodeUnknownEffect(current) as Decoder<A>]])
   for (const [version, { convert, schema }] of Object.entries(options.upcast ?? {})) {
     const decodeOld = Schema.decodeUnknownEffect(Schema.toCodecJson(schema)) as Decoder<never>
-    decoders.set(Number(version), (json) => Effect.map(decodeOld(json), (old) => convert(old) as A))
+    decoders.set(Number(version), (json) => Effect.mapEager(decodeOld(json), (old) => convert(old) as A))
   }
   return {
     encode: (value) =>
-      Effect.matchEffect(toJson(value), {
-        onFailure: (error) => Effect.fail(new EncodeError({ topic, problem: error.message, cause: error })),
-        onSuccess: (json) => Effect.succeed(Buffer.from(JSON.stringify(json)))
-      }),
+      Effect.mapEager(
+        Effect.mapErrorEager(
+          toJson(value),
+          (error) => new EncodeError({ topic, problem: error.message, cause: error })
+        ),
+        (json) => Buffer.from(JSON.stringify(json))
+      ),
     decode: ({ body, envelope }) => {
       const { id, version } = envelope
       const decode = decoders.get(version)
@@ -57,7 +65,7 @@ export const makeCodec = <A>(topic: string, options: Options): Codec<A> => {
       } catch (cause) {
         return Effect.fail(new Undecodable({ topic, id, problem: `it is not JSON (${body.byteLength} bytes)`, cause }))
       }
-      return Effect.mapError(
+      return Effect.mapErrorEager(
         decode(json),
         (error) => new Undecodable({ topic, id, problem: error.message, cause: error })
       )

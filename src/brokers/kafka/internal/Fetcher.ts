@@ -1,6 +1,9 @@
 /**
- * Reads the partitions that have room: one request a server at a time. One that has no room is left out of the requests, and
- * the others go on.
+ * Reads the partitions that have room. One that has no room is left out of the requests, and the others go on.
+ *
+ * Each server has two requests at a time, on connections of their own, since it answers a connection one after the other: one
+ * for what it has more of, which it answers at once, and one that waits until something new is published. With one request
+ * for both, what gets room while it waits would stand still for as long.
  */
 import type { ConnectionPool } from "@platformatic/kafka"
 import { fetchV16, IS_CONTROL, IS_TRANSACTIONAL } from "@platformatic/kafka"
@@ -13,7 +16,15 @@ import type { Record } from "./Wire.ts"
 
 type Read = fetchV16.FetchResponse["responses"][number]["partitions"][number]
 
-/** How long a server waits for something new, and so how long a partition may wait that gets room meanwhile. */
+type Kind = "atOnce" | "waiting"
+
+interface Requests {
+  readonly pool: ConnectionPool
+  /** The servers that have one of them. */
+  readonly busy: Set<number>
+}
+
+/** How long a server waits for something new, and so how long one may wait that has been read to its end meanwhile. */
 const maxWait = 250
 const requestTimeout = 5_000
 const partitionBytes = 1024 * 1024
@@ -26,12 +37,13 @@ export class Fetcher {
   /** Why it cannot read. */
   problem: unknown = undefined
   private readonly cluster: Cluster
-  private readonly pool: ConnectionPool
+  private readonly requests: { readonly [K in Kind]: Requests }
   private readonly wanted: () => ReadonlyArray<Partition>
   private readonly onRead: () => void
   /** The partition begins elsewhere than where it was to be read. */
   private readonly onGap: (partition: Partition) => Promise<void>
-  private readonly busy = new Set<number>()
+  /** There is a request for them. */
+  private readonly asking = new Set<Partition>()
   /** Left out for a moment, since something was wrong with them. */
   private readonly resting = new Set<Partition>()
   private closed = false
@@ -45,7 +57,8 @@ export class Fetcher {
     }
   ) {
     this.cluster = cluster
-    this.pool = cluster.pool(requestTimeout)
+    const requests = (): Requests => ({ pool: cluster.pool(requestTimeout), busy: new Set() })
+    this.requests = { atOnce: requests(), waiting: requests() }
     this.wanted = handlers.wanted
     this.onRead = handlers.onRead
     this.onGap = handlers.onGap
@@ -54,19 +67,23 @@ export class Fetcher {
   /** Something may have room. */
   poke(): void {
     if (this.closed) return
-    const byLeader = new Map<number, Array<Partition>>()
     const leaderless: Array<Partition> = []
+    const ready: { readonly [K in Kind]: Map<number, Array<Partition>> } = { atOnce: new Map(), waiting: new Map() }
     for (const partition of this.wanted()) {
-      if (this.resting.has(partition)) continue
+      if (this.asking.has(partition) || this.resting.has(partition)) continue
       const leader = this.cluster.leaderOf(partition.topic, partition.index)
-      if (leader < 0) leaderless.push(partition)
-      else if (!this.busy.has(leader)) {
-        const others = byLeader.get(leader)
-        if (others === undefined) byLeader.set(leader, [partition])
-        else others.push(partition)
+      if (leader < 0) {
+        leaderless.push(partition)
+        continue
       }
+      const kind = partition.behind ? "atOnce" : "waiting"
+      if (this.requests[kind].busy.has(leader)) continue
+      const others = ready[kind].get(leader)
+      if (others === undefined) ready[kind].set(leader, [partition])
+      else others.push(partition)
     }
-    for (const [leader, partitions] of byLeader) this.read(leader, partitions)
+    for (const [leader, partitions] of ready.atOnce) this.read("atOnce", leader, partitions)
+    for (const [leader, partitions] of ready.waiting) this.read("waiting", leader, partitions)
     if (leaderless.length > 0) this.later(leaderless)
   }
 
@@ -90,8 +107,10 @@ export class Fetcher {
     this.poke()
   }
 
-  private read(leader: number, partitions: ReadonlyArray<Partition>): void {
-    this.busy.add(leader)
+  private read(kind: Kind, leader: number, partitions: ReadonlyArray<Partition>): void {
+    const { busy, pool } = this.requests[kind]
+    busy.add(leader)
+    for (const partition of partitions) this.asking.add(partition)
     const asked = new Map(partitions.map((partition) => [keyOf(partition.topicId, partition.index), partition]))
     const topics = [...Map.groupBy(partitions, ({ topicId }) => topicId)].map(([topicId, ofTopic]) => ({
       topicId,
@@ -104,10 +123,10 @@ export class Fetcher {
       }))
     }))
     const request = this.cluster.at(
-      this.pool,
+      pool,
       leader,
       fetchV16.api,
-      maxWait,
+      kind === "atOnce" ? 0 : maxWait,
       1,
       requestBytes,
       readCommitted,
@@ -134,7 +153,8 @@ export class Fetcher {
         this.later(partitions)
       })
       .finally(() => {
-        this.busy.delete(leader)
+        busy.delete(leader)
+        for (const partition of partitions) this.asking.delete(partition)
         this.poke()
       })
   }
@@ -156,12 +176,14 @@ export class Fetcher {
       partition.add(records, position, this.cluster.settings.maxUncommitted)
       this.onRead()
     }
+    // After an answer without records there is nothing, or nothing yet: the next request waits for it.
+    partition.behind = position !== undefined && partition.position < Number(read.lastStableOffset)
     return true
   }
 
   async close(): Promise<void> {
     this.closed = true
-    await this.cluster.closePool(this.pool)
+    await Promise.all(Object.values(this.requests).map(({ pool }) => this.cluster.closePool(pool)))
   }
 }
 

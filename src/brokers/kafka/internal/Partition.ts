@@ -100,6 +100,8 @@ export class Partition {
   private progress: Progress
   /** Where to read on. */
   position: number
+  /** The server has more of it, as far as is known. */
+  behind = true
   /** Taken away: nothing of it counts any more. */
   closed = false
   /** To be given up: nothing more is handed over. Each time that it is taken away it is another object. */

@@ -1,6 +1,6 @@
 /**
- * Sends records: batched by partition, one request a server at a time, each batch again with the same numbers until it is
- * answered, so that the server keeps it once and in order.
+ * Sends records: batched by partition, one batch of a partition at a time, again with the same numbers until it is answered,
+ * so that the server keeps it once and in order.
  *
  * A batch whose time has passed without an answer is given up as unknown; the numbers begin anew with another producer id.
  */
@@ -52,10 +52,14 @@ interface Lane {
   readonly partition: number
   waiting: Array<Outgoing>
   batch: Batch | undefined
+  /** A request with its batch is not answered yet. */
+  underWay: boolean
   /** Not to be sent again before. */
   notBefore: number
 }
 
+/** Most requests to a server at a time; a partition is in one of them alone, so that its batches stay in order. */
+const openRequests = 2
 const requestBytes = 8 * 1024 * 1024
 const requestTimeout = 10_000
 const pause = 100
@@ -70,7 +74,8 @@ export class Producer {
   private readonly lanes = new Map<string, Lane>()
   /** Lanes that have something to send and no request under way. */
   private readonly ready = new Set<Lane>()
-  private readonly busy = new Set<number>()
+  /** Requests under way, by server. */
+  private readonly open = new Map<number, number>()
   private readonly room: Array<() => void> = []
   private producer: ProducerId | undefined
   private asking: Promise<void> | undefined
@@ -98,13 +103,14 @@ export class Producer {
     const key = `${record.topic}:${record.partition}`
     let lane = this.lanes.get(key)
     if (lane === undefined) {
-      lane = { key, topic: record.topic, partition: record.partition, waiting: [], batch: undefined, notBefore: 0 }
+      const { partition, topic } = record
+      lane = { key, topic, partition, waiting: [], batch: undefined, underWay: false, notBefore: 0 }
       this.lanes.set(key, lane)
     }
     lane.waiting.push(record)
     this.bytes += record.bytes
     this.unanswered++
-    this.ready.add(lane)
+    if (!lane.underWay) this.ready.add(lane)
     this.wake(this.cluster.settings.linger)
     this.sweeper ??= setInterval(() => this.sweep(), 500)
   }
@@ -148,9 +154,17 @@ export class Producer {
       }
       const leader = this.cluster.leaderOf(lane.topic, lane.partition)
       if (leader < 0) this.lookUp(lane)
-      else if (!this.busy.has(leader)) byLeader.set(leader, [...(byLeader.get(leader) ?? []), lane])
+      else if (this.hasRequestLeft(leader)) byLeader.set(leader, [...(byLeader.get(leader) ?? []), lane])
     }
-    for (const [leader, lanes] of byLeader) this.request(leader, lanes, producer)
+    for (const [leader, lanes] of byLeader) {
+      // In as many parts as requests may be open: while the server writes one, the next one is made.
+      const most = Math.ceil(lanes.length / (openRequests - (this.open.get(leader) ?? 0)))
+      for (let i = 0; i < lanes.length; i += most) this.request(leader, lanes.slice(i, i + most), producer)
+    }
+  }
+
+  private hasRequestLeft(leader: number): boolean {
+    return (this.open.get(leader) ?? 0) < openRequests
   }
 
   private async introduce(): Promise<void> {
@@ -200,11 +214,12 @@ export class Producer {
       bytes += batch.records.reduce((sum, record) => sum + record.bytes, 0)
       if (sent.length > 0 && bytes > requestBytes) break
       batch.tries++
+      lane.underWay = true
       sent.push([lane, batch])
       this.ready.delete(lane)
     }
     if (sent.length === 0) return
-    this.busy.add(leader)
+    this.open.set(leader, (this.open.get(leader) ?? 0) + 1)
     const sequences = new NumericMap(sent.map(([lane, batch]) => [lane.key, batch.sequence]))
     const now = BigInt(Date.now())
     const records = sent.flatMap(([, batch]) =>
@@ -230,7 +245,9 @@ export class Producer {
         (error) => this.notAnswered(sent, error)
       )
       .finally(() => {
-        this.busy.delete(leader)
+        const left = (this.open.get(leader) ?? 0) - 1
+        if (left > 0) this.open.set(leader, left)
+        else this.open.delete(leader)
         this.pump()
       })
   }
@@ -283,20 +300,27 @@ export class Producer {
     for (const topic of new Set(sent.map(([lane]) => lane.topic))) this.cluster.refresh([topic]).catch(() => undefined)
   }
 
+  /** The request with this batch is over. False where the batch was given up meanwhile. */
+  private endRequest(lane: Lane, batch: Batch): boolean {
+    lane.underWay = false
+    if (lane.waiting.length > 0 || lane.batch !== undefined) this.ready.add(lane)
+    return lane.batch === batch
+  }
+
   private confirm(lane: Lane, batch: Batch): void {
+    if (!this.endRequest(lane, batch)) return
     lane.batch = undefined
     for (const record of batch.records) {
       this.end(record)
       record.done(confirmed)
     }
-    if (lane.waiting.length > 0) this.ready.add(lane)
-    else if (!this.ready.has(lane)) this.lanes.delete(lane.key)
+    if (lane.waiting.length > 0) return
+    this.ready.delete(lane)
+    this.lanes.delete(lane.key)
   }
 
   private refused(lane: Lane, batch: Batch, error: unknown): void {
-    // Given up meanwhile.
-    if (lane.batch !== batch) return
-    this.ready.add(lane)
+    if (!this.endRequest(lane, batch)) return
     if (hasCode(error, ...lostNumbers)) {
       if (this.producer === batch.producer) this.producer = undefined
       // It is numbered anew, at the head of its lane.

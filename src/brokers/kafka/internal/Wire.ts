@@ -76,6 +76,7 @@ export const headersOf = (envelope: Envelope, extra: Extra = {}): Headers => {
   return headers
 }
 
+const noBytes = new Uint8Array(0)
 const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
 
 const utf8 = (bytes: Uint8Array): string | undefined => {
@@ -119,21 +120,85 @@ export const originOf = (record: Record): string | undefined => find(record, ori
 
 const none: Readonly<{ [name: string]: string }> = {}
 
+/** A header's name, and the value that came with it the last time: most messages have the same ones at the same places. */
+interface Seen {
+  readonly bytes: Uint8Array
+  readonly name: string
+  readonly isOwn: boolean
+  /** What stands behind the prefix, where it is an attribute. */
+  readonly attribute: string | undefined
+  /** Its values are the same in many messages. */
+  readonly isSteady: boolean
+  value: Uint8Array | undefined
+  text: string
+}
+
+/** By the place among the headers. */
+const seen: Array<Seen> = []
+const mostSeen = 32
+const steady = /^(ce_(specversion|source|type|time|schemaversion)|content-type)$/
+const longestSeen = 100
+
+const isSame = (a: Uint8Array, b: Uint8Array): boolean => {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}
+
+const nameAt = (place: number, raw: Uint8Array | null): Seen => {
+  const bytes = raw ?? noBytes
+  const last = seen[place]
+  if (last !== undefined && isSame(last.bytes, bytes)) return last
+  const name = textOf(bytes)
+  const attribute = name.startsWith(prefix) ? name.slice(prefix.length) : undefined
+  const isSteady = steady.test(name)
+  // A copy, since what was read with it could not be freed.
+  const now = {
+    bytes: new Uint8Array(bytes),
+    name,
+    isOwn: own.test(name),
+    attribute,
+    isSteady,
+    value: undefined,
+    text: ""
+  }
+  if (place < mostSeen && bytes.length <= longestSeen) seen[place] = now
+  return now
+}
+
+const valueAt = (header: Seen, raw: Uint8Array | null): string => {
+  if (raw === null || !header.isSteady || raw.length > longestSeen) return textOf(raw)
+  if (header.value === undefined || !isSame(header.value, raw)) {
+    header.value = new Uint8Array(raw)
+    header.text = textOf(raw)
+  }
+  return header.text
+}
+
 /** A message as it came. `place` is where it stood, from which an id is made where it has none. */
 export const messageOf = (record: Record, topic: string, place: () => string): RawMessage => {
   const attributes = new Map<string, string>()
+  let contentType: string | undefined
+  let traceparent: string | undefined
+  let tracestate: string | undefined
   let free: { [name: string]: string } | undefined
-  for (const [rawName, value] of record.headers) {
-    const name = textOf(rawName)
-    if (own.test(name)) attributes.set(name, textOf(value))
-    else {
+  for (let i = 0; i < record.headers.length; i++) {
+    const [rawName, rawValue] = record.headers[i] ?? [null, null]
+    const header = nameAt(i, rawName)
+    const value = valueAt(header, rawValue)
+    const { attribute, isOwn, name } = header
+    if (attribute !== undefined) attributes.set(attribute, value)
+    else if (name === "content-type") contentType = value
+    else if (name === "traceparent") traceparent = value
+    else if (name === "tracestate") tracestate = value
+    else if (!isOwn) {
       // Without a prototype, so that any name is only a name.
       free ??= Object.create(null) as { [name: string]: string }
-      free[name] = textOf(value)
+      free[name] = value
     }
   }
   const get = (name: string): string | undefined => {
-    const value = attributes.get(attributeName(name))
+    const value = attributes.get(name)
     // The key of the record is the key of the message, also where no attribute says so.
     return value === undefined && name === "partitionkey" && record.key !== null ? textOf(record.key) : value
   }
@@ -141,24 +206,24 @@ export const messageOf = (record: Record, topic: string, place: () => string): R
     get,
     { id: place, topic, timestamp: () => record.timestamp, correlationId: undefined },
     {
-      contentType: attributes.get("content-type") ?? get("datacontenttype") ?? "application/octet-stream",
-      traceparent: attributes.get("traceparent"),
-      tracestate: attributes.get("tracestate"),
+      contentType: contentType ?? get("datacontenttype") ?? "application/octet-stream",
+      traceparent,
+      tracestate,
       headers: free === undefined ? none : { ...free }
     }
   )
-  return { envelope, body: record.value ?? new Uint8Array(0) }
+  return { envelope, body: record.value ?? noBytes }
 }
 
 /** The headers that cannot be told by the text in an envelope: bytes, none, or a name that comes more than once. */
 export const originalsOf = ({ headers }: Record): Record["headers"] | undefined => {
-  const seen = new Set<string>()
+  const known = new Set<string>()
   let told = true
   for (const [rawName, value] of headers) {
     const name = textOf(rawName)
     if (own.test(name)) continue
-    told &&= isPlainText(rawName) && isPlainText(value) && !seen.has(name)
-    seen.add(name)
+    told &&= isPlainText(rawName) && isPlainText(value) && !known.has(name)
+    known.add(name)
   }
   return told ? undefined : headers
 }
