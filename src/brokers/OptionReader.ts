@@ -4,6 +4,7 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import { toMillis } from "../pool/Durations.ts"
 import { InvalidOption } from "../pool/PoolError.ts"
 
@@ -24,7 +25,7 @@ export class OptionReader {
     if (value === undefined) return fallback
     if (Number.isSafeInteger(value) && value >= least && value <= most) return value
     const upTo = most === Number.MAX_SAFE_INTEGER ? "" : ` to ${most}`
-    this.problems.push(`${name} must be a whole number from ${least}${upTo}, got ${String(value)}`)
+    this.problems.push(`${name} must be a whole number from ${least}${upTo}, got ${format(value)}`)
     return fallback
   }
 
@@ -34,9 +35,35 @@ export class OptionReader {
     const millis = toMillis(value)
     if (millis !== undefined && millis >= least && millis <= mostMillis) return millis
     this.problems.push(
-      `${name} must be a duration of at least ${least} ms and at most 24 days, such as "5 seconds", got ${String(value)}`
+      `${name} must be a duration of at least ${least} ms and at most 24 days, such as "5 seconds", got ${format(value)}`
     )
     return fallback
+  }
+
+  /** A list; `read` answers nothing for what does not belong into it, which should be `what`. */
+  list<A, B>(
+    name: string,
+    value: ReadonlyArray<A> | undefined,
+    what: string,
+    read: (one: A) => B | undefined
+  ): Array<B> {
+    if (value === undefined) return []
+    const found: Array<B> = []
+    const wrong: Array<unknown> = Array.isArray(value) ? [] : [value]
+    for (const one of Array.isArray(value) ? value : []) {
+      const result = read(one)
+      if (result === undefined) wrong.push(one)
+      else found.push(result)
+    }
+    for (const one of wrong) this.problems.push(`${name} must be a list of ${what}, got ${format(one)}`)
+    return found
+  }
+
+  /** One of several kinds, of which `isRight` says that it is. */
+  kind<A>(name: string, value: A, what: string, isRight: (value: unknown) => boolean): A | undefined {
+    if (value === undefined || isRight(value)) return value
+    this.problems.push(`${name} must be ${what}, got ${format(value)}`)
+    return undefined
   }
 
   /** The settings, or the defect. */
@@ -46,3 +73,6 @@ export class OptionReader {
       : Effect.die(new InvalidOption({ operation, problem: this.problems.join("\n") }))
   }
 }
+
+export const isObject = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && !Array.isArray(value)

@@ -14,6 +14,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import type * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Stream from "effect/Stream"
@@ -102,7 +103,10 @@ const checked = <O extends { readonly limit?: number | undefined; readonly maxRe
   return wrong === undefined
     ? Effect.succeed(options)
     : Effect.die(
-        new InvalidOption({ operation, problem: `${wrong} must be a whole number from 0, got ${options[wrong]}` })
+        new InvalidOption({
+          operation,
+          problem: `${wrong} must be a whole number from 0, got ${format(options[wrong])}`
+        })
       )
 }
 
@@ -347,7 +351,7 @@ const pauseOf = (rate: ReplayOptions<never>["rate"]): Effect.Effect<Effect.Effec
     ? Effect.die(
         new InvalidOption({
           operation: "DeadLetters.replay",
-          problem: `rate must have a limit above 0 and an interval such as "1 second", got ${JSON.stringify(rate)}`
+          problem: `rate must have a limit above 0 and an interval such as "1 second", got ${format(rate)}`
         })
       )
     : Effect.succeed(Effect.sleep(Duration.millis(interval / rate.limit)))

@@ -40,6 +40,7 @@ import * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
+import { format } from "effect/Formatter"
 import type * as Schema from "effect/Schema"
 import { durationProblem, toMillis } from "../pool/Durations.ts"
 import { InvalidOption } from "../pool/WorkerPool.ts"
@@ -189,6 +190,7 @@ export const make = <
   const codec = makeCodec<A>(name, options)
   // The literal default of `B` stands for the missing option.
   const broker = options.broker ?? ("default" as B)
+  const service = named(broker)
   const topology = { topic: name, groups: options.groups ?? [] }
 
   /** What is sent for a payload, or why it cannot be; done at once where the schema waits for nothing. */
@@ -233,7 +235,7 @@ export const make = <
 
   // The key of this name holds a driver; its abilities are in the requirements that the signatures add.
   const withDriver = <X, E>(use: (driver: Driver, fiber: Fiber.Fiber<unknown, unknown>) => Effect.Effect<X, E>) =>
-    Effect.flatMap(named(broker), (driver) =>
+    Effect.flatMap(service, (driver) =>
       Effect.flatMapEager(declareOnce(driver, topology), () => Effect.withFiber((fiber) => use(driver, fiber)))
     )
 
@@ -291,7 +293,7 @@ const invalidTiming = (
   }
   return given?.priority === undefined || Number.isFinite(given.priority)
     ? undefined
-    : `priority must be a number, got ${String(given.priority)}`
+    : `priority must be a number, got ${format(given.priority)}`
 }
 
 const noHeaders: Readonly<Record<string, string>> = {}

@@ -28,8 +28,22 @@ const bytesOf = (name: string): number => text.encode(name).byteLength
 // biome-ignore lint/suspicious/noControlCharactersInRegex: it is what is looked for
 const control = /[\u0000-\u001f\u007f]|\p{Surrogate}/u
 
+/** Names that were found to be valid, not to look at each letter again at every publish. */
+const valid = { topic: new WeakMap<NameRules, Set<string>>(), group: new WeakMap<NameRules, Set<string>>() }
+const mostValid = 1000
+
 /** What is wrong with the name of a topic or group, as a sentence; `undefined` where nothing is. */
 export const nameProblem = (rules: NameRules, what: "topic" | "group", name: string): string | undefined => {
+  const known = valid[what].get(rules)
+  if (known?.has(name)) return undefined
+  const problem = look(rules, what, name)
+  if (problem !== undefined) return problem
+  if (known === undefined || known.size >= mostValid) valid[what].set(rules, new Set([name]))
+  else known.add(name)
+  return undefined
+}
+
+const look = (rules: NameRules, what: "topic" | "group", name: string): string | undefined => {
   const { allowed, longest, reserved, separator } = rules
   const quoted = JSON.stringify(name)
   if (name === "") return `the name of a ${what} must not be empty`

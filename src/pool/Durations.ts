@@ -2,6 +2,7 @@
  * Durations as options give them.
  */
 import * as Duration from "effect/Duration"
+import { format } from "effect/Formatter"
 
 /** Milliseconds; `undefined` for what is no duration. `NaN` is none, although Effect reads it as zero. */
 export const toMillis = (input: unknown): number | undefined => {
@@ -13,4 +14,4 @@ export const toMillis = (input: unknown): number | undefined => {
 
 /** What is wrong with an option that is no duration. */
 export const durationProblem = (option: string, input: unknown): string =>
-  `${option} must be a duration of zero or more, such as "5 seconds"; got ${String(input)}`
+  `${option} must be a duration of zero or more, such as "5 seconds"; got ${format(input)}`

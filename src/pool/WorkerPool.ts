@@ -66,6 +66,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Layer from "effect/Layer"
 import type * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
@@ -397,7 +398,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
         : Effect.die(
             new InvalidOption({
               operation: "WorkerPool.resize",
-              problem: `concurrency must be a whole number of at least 1, got ${concurrency}; use pause to start nothing`
+              problem: `concurrency must be a whole number of at least 1, got ${format(concurrency)}; use pause to start nothing`
             })
           ),
     resumeKey: (key) => Effect.sync(() => engine.admission.resumeKey(key)),
@@ -409,7 +410,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
         ? Effect.die(
             new InvalidOption({
               operation: "WorkerPool.shutdown",
-              problem: `deadline must be a duration, such as "30 seconds"; got ${String(options?.deadline)}`
+              problem: `deadline must be a duration, such as "30 seconds"; got ${format(options?.deadline)}`
             })
           )
         : Effect.withFiber((fiber) => engine.shutdown.run(fiber, "shutdown", deadline))

@@ -1,6 +1,7 @@
 /** Where the groups of a topic are in its partitions, which is a matter of Kafka alone. */
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import type { Broker } from "../../messaging/Broker.ts"
 import { named } from "../../messaging/Broker.ts"
 import type { BrokerError } from "../../messaging/BrokerError.ts"
@@ -96,7 +97,7 @@ export const moveTo = <const N extends string = "default">(
   const { offsets } = options
   const wrong = offsets.find((offset) => offset !== undefined && !(Number.isSafeInteger(offset) && offset >= 0))
   if (wrong !== undefined) {
-    const problem = `offsets must be whole numbers from 0, got ${String(wrong)}`
+    const problem = `offsets must be whole numbers from 0, got ${format(wrong)}`
     return Effect.die(new InvalidOption({ operation: "Kafka.moveTo", problem }))
   }
   return use(options, "move a group", ({ moveTo }) => moveTo(options, offsets))

@@ -62,6 +62,7 @@ import type {
   SubscribeOptions,
   Subscription
 } from "../../messaging/Driver.ts"
+import { OptionReader } from "../OptionReader.ts"
 import type { Arrival, Group, Member } from "./internal/Group.ts"
 import { rejected, system } from "./internal/rejected.ts"
 import type { Limits } from "./internal/Store.ts"
@@ -96,21 +97,31 @@ export const makeStore = (): Store => new StoreImpl()
 export const layer = <const N extends string = "default">(
   options: Options<N> = {}
 ): Layer.Layer<Broker<Abilities, N>> =>
-  Layer.sync(
+  Layer.effect(
     // The literal default of `N` stands for the missing name; and it is here that a driver says what it can.
     named(options.name ?? ("default" as N)) as unknown as Context.Service<Broker<Abilities, N>, Driver>,
-    () => makeDriver(options)
+    Effect.map(
+      Effect.suspend(() => check(options)),
+      ({ limits, store }) => makeDriver(store, limits)
+    )
   )
 
-const makeDriver = (options: Options<string>): Driver => {
+const check = (options: Options<string>): Effect.Effect<{ readonly store: StoreImpl; readonly limits: Limits }> => {
+  const reader = new OptionReader()
+  const isStore = (value: unknown) => value instanceof StoreImpl
   // Stores come from `makeStore` alone; the interface hides what is in them.
-  const store = (options.store as StoreImpl | undefined) ?? new StoreImpl()
-  const dedupe = options.dedupe === undefined ? undefined : Duration.fromInputUnsafe(options.dedupe)
-  const limits: Limits = {
-    dedupe: dedupe === undefined ? 0 : Duration.toMillis(dedupe),
-    maxMessageBytes: options.maxMessageBytes ?? 8 * 1024 * 1024,
-    retain: options.retain ?? 10_000
-  }
+  const store = reader.kind("store", options.store, "one that makeStore has made", isStore) as StoreImpl | undefined
+  return reader.result("Memory.layer", {
+    store: store ?? new StoreImpl(),
+    limits: {
+      dedupe: reader.span("dedupe", options.dedupe, 0),
+      maxMessageBytes: reader.whole("maxMessageBytes", options.maxMessageBytes, 8 * 1024 * 1024),
+      retain: reader.whole("retain", options.retain, 10_000, { least: 0 })
+    }
+  })
+}
+
+const makeDriver = (store: StoreImpl, limits: Limits): Driver => {
   return {
     system,
     abilities: {
@@ -121,7 +132,7 @@ const makeDriver = (options: Options<string>): Driver => {
       browse: "native",
       results: "none"
     },
-    dedupe: dedupe === undefined ? "none" : { window: dedupe },
+    dedupe: limits.dedupe === 0 ? "none" : { window: Duration.millis(limits.dedupe) },
     maxMessageBytes: limits.maxMessageBytes,
     declare: (topology) => Effect.sync(() => store.declare(topology)),
     publish: (messages) => atNow((now) => store.publish(messages, now, limits)),

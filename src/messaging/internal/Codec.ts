@@ -2,6 +2,7 @@
  * Payloads as bytes: JSON by the schema's own codec, with the older versions that a topic can still read.
  */
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Schema from "effect/Schema"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { RawMessage } from "../Driver.ts"
@@ -76,7 +77,7 @@ export const makeCodec = <A>(topic: string, options: Options): Codec<A> => {
 const invalid = (topic: string, { upcast, version }: Options): string | undefined => {
   if (typeof topic !== "string" || topic.trim() === "") return "the name of a topic must not be empty"
   if (!Number.isInteger(version) || version < 1)
-    return `version of topic "${topic}" must be a whole number from 1, got ${version}`
+    return `version of topic "${topic}" must be a whole number from 1, got ${format(version)}`
   const notOlder = Object.keys(upcast ?? {}).find(
     (old) => !Number.isInteger(Number(old)) || Number(old) >= version || Number(old) < 1
   )

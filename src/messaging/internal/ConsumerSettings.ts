@@ -2,6 +2,7 @@
  * The options of a consumer, checked, with their defaults filled in; times in milliseconds.
  */
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import { durationProblem, toMillis } from "../../pool/Durations.ts"
 import { InvalidOption } from "../../pool/WorkerPool.ts"
 import type { AbilityOptions, BatchOptions, ConsumerOptions } from "../ConsumerOptions.ts"
@@ -47,7 +48,7 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
   const whole = (name: keyof Unchecked, least: number, meaning: string, fallback: number): number => {
     const value = options[name] ?? fallback
     if (Number.isInteger(value) && (value as number) >= least) return value as number
-    problems.push(`${name} must be a whole number of at least ${least} (${meaning}), got ${String(value)}`)
+    problems.push(`${name} must be a whole number of at least ${least} (${meaning}), got ${format(value)}`)
     return fallback
   }
   const span = (name: string, input: unknown, fallback: number, moreThanZero = false): number => {
@@ -63,7 +64,7 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
     const value = options[name] ?? fallback
     const found = allowed.find((one) => one === value)
     if (found === undefined) {
-      problems.push(`${name} must be one of ${allowed.map((one) => `"${one}"`).join(", ")}, got ${String(value)}`)
+      problems.push(`${name} must be one of ${allowed.map((one) => `"${one}"`).join(", ")}, got ${format(value)}`)
     }
     return found ?? fallback
   }
@@ -89,12 +90,12 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
   const least = Math.max(64, 2 * concurrency, size * (concurrency + 1))
   const maxAttempts = whole("maxAttempts", 1, "attempts before a message becomes a dead letter", 20)
   if (rateLimit !== undefined && !(Number.isInteger(rateLimit?.limit) && rateLimit.limit >= 1)) {
-    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${String(rateLimit?.limit)}`)
+    problems.push(`rateLimit.limit must be a whole number of at least 1, got ${format(rateLimit?.limit)}`)
   }
-  if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${String(order)}`)
+  if (order !== undefined && order !== "key") problems.push(`order must be "key" or left out, got ${format(order)}`)
   const isDate = replay instanceof Date && !Number.isNaN(replay.getTime())
   const isReplay = replay === undefined || replay === "earliest" || isDate
-  if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${String(replay)}`)
+  if (!isReplay) problems.push(`replay must be "earliest" or a Date, got ${format(replay)}`)
   const prefetch = whole("prefetch", 1, "messages held, running ones included", least)
   if (prefetch < size) problems.push(`prefetch must be at least the size of a batch (${size}), got ${prefetch}`)
   const settings: ConsumerSettings = {

@@ -1,4 +1,5 @@
 /** What a publisher may say of a message by itself. JavaScript callers come here too. */
+import { format } from "effect/Formatter"
 
 const reserved = /^(ce[_:-]|millrace|cloudevents)/i
 const traceContext = new Set(["traceparent", "tracestate", "content-type"])
@@ -17,6 +18,6 @@ export const invalidHeader = (headers: Readonly<Record<string, string>>): string
 
 /** What is wrong with the names of a message, as a sentence; `undefined` where nothing is. */
 export const invalidName = (id: unknown, key: unknown): string | undefined => {
-  if (typeof id !== "string" || id === "") return `its id must be a string that is not empty, got ${JSON.stringify(id)}`
+  if (typeof id !== "string" || id === "") return `its id must be a string that is not empty, got ${format(id)}`
   return key === undefined || typeof key === "string" ? undefined : `its key must be a string, got ${typeof key}`
 }

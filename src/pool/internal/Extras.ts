@@ -3,6 +3,7 @@
  */
 import type * as Cause from "effect/Cause"
 import type * as Duration from "effect/Duration"
+import { format } from "effect/Formatter"
 import { toMillis } from "../Durations.ts"
 import { InvalidOption } from "../PoolError.ts"
 import type { Engine } from "./Engine.ts"
@@ -28,7 +29,7 @@ const invalid = (operation: string, problem: string): never => {
 const millis = (operation: string, option: string, input: Duration.Input | undefined): number | undefined => {
   if (input === undefined) return undefined
   const value = toMillis(input)
-  return value ?? invalid(operation, `${option} must be a duration, such as "5 seconds"; got ${String(input)}`)
+  return value ?? invalid(operation, `${option} must be a duration, such as "5 seconds"; got ${format(input)}`)
 }
 
 const isOptional = (value: unknown, type: "string" | "function"): boolean =>
@@ -44,14 +45,14 @@ export const extras = (
   if (options === undefined && !engine.registry.watched) return undefined
   const priority = options?.priority ?? 0
   const weight = options?.weight ?? 1
-  if (!isOptional(options?.name, "string")) invalid(operation, `name must be a string, got ${String(options?.name)}`)
-  if (!isOptional(options?.key, "string")) invalid(operation, `key must be a string, got ${String(options?.key)}`)
+  if (!isOptional(options?.name, "string")) invalid(operation, `name must be a string, got ${format(options?.name)}`)
+  if (!isOptional(options?.key, "string")) invalid(operation, `key must be a string, got ${format(options?.key)}`)
   if (!isOptional(options?.onFailure, "function")) {
     invalid(operation, "onFailure must be a function that returns an Effect")
   }
-  if (!Number.isFinite(priority)) invalid(operation, `priority must be a finite number, got ${priority}`)
+  if (!Number.isFinite(priority)) invalid(operation, `priority must be a finite number, got ${format(priority)}`)
   if (!Number.isInteger(weight) || weight < 1) {
-    invalid(operation, `weight must be a whole number of at least 1, got ${weight}`)
+    invalid(operation, `weight must be a whole number of at least 1, got ${format(weight)}`)
   }
   return {
     sequence: 0,

@@ -6,6 +6,7 @@ import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import { format } from "effect/Formatter"
 import * as Schema from "effect/Schema"
 import type { Entry } from "../../registry/Registry.ts"
 import { toMillis } from "../Durations.ts"
@@ -53,7 +54,7 @@ const whole = (least: number, meaning: string) =>
     Schema.makeFilter((n) =>
       Number.isInteger(n) && n >= least
         ? undefined
-        : `must be a whole number of at least ${least} (${meaning}), got ${n}`
+        : `must be a whole number of at least ${least} (${meaning}), got ${format(n)}`
     )
   )
 
@@ -63,7 +64,7 @@ const span = (meaning: string, least: "zero" | "more than zero") =>
       const millis = toMillis(input)
       return millis !== undefined && (least === "zero" ? millis >= 0 : millis > 0 && Number.isFinite(millis))
         ? undefined
-        : `must be a duration of ${least === "zero" ? "zero or more" : least} (${meaning}), such as "30 seconds"; got ${String(input)}`
+        : `must be a duration of ${least === "zero" ? "zero or more" : least} (${meaning}), such as "30 seconds"; got ${format(input)}`
     })
   )
 
@@ -72,7 +73,7 @@ const choice = <const L extends ReadonlyArray<string>>(...allowed: L) =>
     Schema.makeFilter((value) =>
       typeof value === "string" && allowed.includes(value)
         ? undefined
-        : `must be one of ${allowed.map((name) => `"${name}"`).join(", ")}, got ${JSON.stringify(value)}`
+        : `must be one of ${allowed.map((name) => `"${name}"`).join(", ")}, got ${format(value)}`
     )
   )
 

@@ -1,8 +1,9 @@
 /** The options of the layer, checked and with their defaults. */
 import { isIP } from "node:net"
 import type * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Redacted from "effect/Redacted"
-import { OptionReader } from "../../OptionReader.ts"
+import { isObject, OptionReader } from "../../OptionReader.ts"
 import type { Options, SaslOptions, TlsOptions } from "../Options.ts"
 
 interface Address {
@@ -37,23 +38,24 @@ const compressions = ["none", "gzip", "snappy", "lz4", "zstd"]
 export const check = (options: Options<string>): Effect.Effect<Settings> => {
   const reader = new OptionReader()
   const { problems } = reader
-  const brokers = options.brokers.flatMap((address) => {
-    const read = readAddress(address)
-    if (read !== undefined) return [read]
-    problems.push(`brokers must be addresses such as "host:9092", got ${JSON.stringify(address)}`)
-    return []
-  })
-  if (options.brokers.length === 0) problems.push("brokers must not be an empty list")
-  const { compression = "none", createTopics } = options
+  const brokers = reader.list("brokers", options.brokers, 'addresses such as "host:9092"', readAddress)
+  if (brokers.length === 0 && problems.length === 0) problems.push("brokers must name at least one server")
+  const createTopics = reader.kind("createTopics", options.createTopics, "{ partitions, replication }", isObject)
+  const tls = reader.kind("tls", options.tls, "true or options", (tls) => typeof tls === "boolean" || isObject(tls))
+  const sasl = reader.kind("sasl", options.sasl, "an object with a mechanism", isObject)
+  const isText = (value: unknown) => typeof value === "string"
+  const clientId = reader.kind("clientId", options.clientId, "a string", isText) ?? "millrace"
+  const address = reader.kind("address", options.address, "a function", (value) => typeof value === "function")
+  const { compression = "none" } = options
   // JavaScript callers come here too.
   if (!compressions.includes(compression)) {
-    problems.push(`compression must be one of ${compressions.join(", ")}, got ${String(compression)}`)
+    problems.push(`compression must be one of ${compressions.join(", ")}, got ${format(compression)}`)
   }
   const maxMessageBytes = reader.whole("maxMessageBytes", options.maxMessageBytes, 1_000_000)
   const settings: Settings = {
     brokers,
-    address: (host, port) => readAddress(options.address?.(`${host}:${port}`) ?? "") ?? { host, port },
-    clientId: options.clientId ?? "millrace",
+    address: (host, port) => readAddress(address?.(`${host}:${port}`) ?? "") ?? { host, port },
+    clientId,
     createTopics: createTopics && {
       partitions: reader.whole("createTopics.partitions", createTopics.partitions, 1),
       replication: reader.whole("createTopics.replication", createTopics.replication, 1)
@@ -70,8 +72,8 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
     revokeTimeout: reader.span("revokeTimeout", options.revokeTimeout, 10_000),
     connection: {
       connectTimeout: reader.span("connectTimeout", options.connectTimeout, 5_000),
-      ...(options.tls ? tlsOf(options.tls, brokers) : {}),
-      ...(options.sasl === undefined ? {} : { sasl: saslOf(options.sasl) })
+      ...(tls ? tlsOf(tls, brokers) : {}),
+      ...(sasl === undefined ? {} : { sasl: saslOf(sasl) })
     }
   }
   return reader.result("Kafka.layer", settings)
@@ -79,7 +81,8 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
 
 /** Of `host:port` or `[host]:port`. */
 const readAddress = (address: string): Address | undefined => {
-  const match = /^\[?([^\s[\]]+?)\]?:(\d{1,5})$/.exec(address)
+  // JavaScript callers come here too.
+  const match = typeof address !== "string" ? null : /^\[?([^\s[\]]+?)\]?:(\d{1,5})$/.exec(address)
   return match?.[1] === undefined ? undefined : { host: match[1], port: Number(match[2]) }
 }
 

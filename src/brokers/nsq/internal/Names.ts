@@ -18,24 +18,10 @@ export const deadTopicOf = ({ group, topic }: Group): string => derivedName(rule
 /** The group's own topic: what comes again to it alone. */
 export const ownTopicOf = ({ group, topic }: Group): string => derivedName(rules, [topic, group, "retry"])
 
-/** Topics that were found to be valid, not to look at each letter again at every publish. */
-const valid = new Set<string>()
-const mostValid = 1000
-
 /** The error of a name that an nsqd cannot have. */
 export const invalidName = (operation: string, topic: string, group?: string): BrokerError | undefined => {
-  const problem = topicProblem(topic) ?? (group === undefined ? undefined : groupProblem(group))
+  const problem = nameProblem(rules, "topic", topic) ?? (group === undefined ? undefined : groupProblem(group))
   return problem === undefined ? undefined : rejected({ operation, topic }, "InvalidName", problem)
-}
-
-const topicProblem = (topic: string): string | undefined => {
-  if (valid.has(topic)) return undefined
-  const problem = nameProblem(rules, "topic", topic)
-  if (problem === undefined) {
-    if (valid.size >= mostValid) valid.clear()
-    valid.add(topic)
-  }
-  return problem
 }
 
 /** Hashed, a channel would be nobody's name any more. */

@@ -2,7 +2,7 @@
 import type { ConnectionOptions } from "node:tls"
 import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
-import { OptionReader } from "../../OptionReader.ts"
+import { isObject, OptionReader } from "../../OptionReader.ts"
 import type { Address, Options } from "../Options.ts"
 
 /** An nsqd. */
@@ -37,21 +37,16 @@ export const keyOf = ({ host, port }: { readonly host: string; readonly port: nu
 export const check = (options: Options<string>): Effect.Effect<Settings> => {
   const reader = new OptionReader()
   const { problems } = reader
-  const { lookupd = [], nsqd = [] } = options
-  if (nsqd.length === 0 && lookupd.length === 0) {
+  const nsqd = reader.list("nsqd", options.nsqd, "addresses host:port, with or without http", readAddress)
+  const lookupd = reader.list("lookupd", options.lookupd, 'URLs such as "http://127.0.0.1:4161"', readUrl)
+  if (nsqd.length === 0 && lookupd.length === 0 && problems.length === 0) {
     problems.push('nsqd or lookupd must name at least one server, such as nsqd: ["127.0.0.1:4150"]')
   }
+  const isSecret = (value: unknown) => typeof value === "string" || Redacted.isRedacted(value)
+  const secret = reader.kind("authSecret", options.authSecret, "a string, which may be redacted", isSecret)
   const settings: Settings = {
-    nsqd: nsqd.flatMap((address) => {
-      const read = readAddress(address)
-      if (read === undefined) problems.push(`nsqd must be host:port, with or without http, got ${show(address)}`)
-      return read ?? []
-    }),
-    lookupd: lookupd.flatMap((url) => {
-      const read = readUrl(url)
-      if (read === undefined) problems.push(`lookupd must be URLs such as "http://127.0.0.1:4161", got ${show(url)}`)
-      return read ?? []
-    }),
+    nsqd,
+    lookupd,
     lookupInterval: reader.span("lookupInterval", options.lookupInterval, 10_000, 10),
     heartbeat: reader.span("heartbeat", options.heartbeat, 10_000, 1000),
     connectTimeout: reader.span("connectTimeout", options.connectTimeout, 5_000),
@@ -60,19 +55,15 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
     maxFrameBytes: reader.whole("maxFrameBytes", options.maxFrameBytes, 1024 * 1024, { least: 2 * growth }),
     maxRequeueDelay: reader.span("maxRequeueDelay", options.maxRequeueDelay, 3_600_000, 100),
     outputBufferTimeout: reader.span("outputBufferTimeout", options.outputBufferTimeout, 25, 0),
-    tls: options.tls,
-    authSecret:
-      options.authSecret === undefined || Redacted.isRedacted(options.authSecret)
-        ? options.authSecret
-        : Redacted.make(options.authSecret)
+    tls: reader.kind("tls", options.tls, "options of a TLS connection", isObject),
+    authSecret: typeof secret === "string" ? Redacted.make(secret) : secret
   }
   return reader.result("Nsq.layer", settings)
 }
 
-const show = (value: unknown): string => JSON.stringify(value) ?? String(value)
-
 // JavaScript callers come here too.
 const readAddress = (address: Address): NodeAddress | undefined => {
+  if (typeof address !== "string" && !isObject(address)) return undefined
   const { http, tcp } = typeof address === "string" ? { tcp: address, http: undefined } : address
   const match = typeof tcp === "string" ? /^(?:\[([^\]]+)\]|([^:/\s]+)):(\d{1,5})$/.exec(tcp) : null
   const host = match?.[1] ?? match?.[2]

@@ -1,8 +1,9 @@
 /** The options of the layer, checked and with their defaults. */
 
 import type * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Redacted from "effect/Redacted"
-import { OptionReader } from "../../OptionReader.ts"
+import { isObject, OptionReader } from "../../OptionReader.ts"
 import type { Options, Order } from "../Options.ts"
 
 export interface Settings {
@@ -37,14 +38,14 @@ export const check = (options: Options<string, number | undefined, Order | undef
   const { priorities, queueType = "quorum" } = options
   // JavaScript callers come here too.
   if (queueType !== "quorum" && queueType !== "classic") {
-    problems.push(`queueType must be "quorum" or "classic", got ${String(queueType)}`)
+    problems.push(`queueType must be "quorum" or "classic", got ${format(queueType)}`)
   }
   if (priorities !== undefined && queueType === "quorum") {
     problems.push('priorities need queueType: "classic"; quorum queues have none')
   }
   const { order } = options
   if (order !== undefined && order !== true && !Array.isArray(order)) {
-    problems.push(`order must be true or a list of groups, got ${String(order)}`)
+    problems.push(`order must be true or a list of groups, got ${format(order)}`)
   }
   if (order !== undefined && priorities !== undefined) {
     problems.push("order and priorities exclude each other: a priority is what lets a message pass others")
@@ -53,14 +54,14 @@ export const check = (options: Options<string, number | undefined, Order | undef
     urls,
     queueType,
     priorities: priorities === undefined ? undefined : reader.whole("priorities", priorities, 1, { most: 255 }),
-    ordered: order === undefined || order === true ? order : new Set(order),
+    ordered: Array.isArray(order) ? new Set(order) : order === true || undefined,
     maxUnconfirmed: reader.whole("maxUnconfirmed", options.maxUnconfirmed, 1024),
     maxUnconfirmedBytes: reader.whole("maxUnconfirmedBytes", options.maxUnconfirmedBytes, 16 * 1024 * 1024),
     maxMessageBytes: reader.whole("maxMessageBytes", options.maxMessageBytes, 16 * 1024 * 1024),
     connectTimeout: reader.span("connectTimeout", options.connectTimeout, 5_000),
     waitForConnection: reader.span("waitForConnection", options.waitForConnection, 30_000),
     acknowledgementTimeout: reader.span("acknowledgementTimeout", options.acknowledgementTimeout, 30 * 60_000),
-    socket: options.socket ?? {}
+    socket: reader.kind("socket", options.socket, "options of a connection", isObject) ?? {}
   }
   return reader.result("RabbitMq.layer", settings)
 }

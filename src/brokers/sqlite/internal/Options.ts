@@ -5,6 +5,7 @@ import * as Cause from "effect/Cause"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import { format } from "effect/Formatter"
 import * as Schema from "effect/Schema"
 import { toMillis } from "../../../pool/Durations.ts"
 import { InvalidOption } from "../../../pool/PoolError.ts"
@@ -61,7 +62,7 @@ const span = (meaning: string, least: "zero" | "more than zero") =>
       const millis = toMillis(input)
       return millis !== undefined && Number.isFinite(millis) && (least === "zero" ? millis >= 0 : millis > 0)
         ? undefined
-        : `must be a finite duration of ${least === "zero" ? "zero or more" : least} (${meaning}), such as "30 seconds"; got ${String(input)}`
+        : `must be a finite duration of ${least === "zero" ? "zero or more" : least} (${meaning}), such as "30 seconds"; got ${format(input)}`
     })
   )
 
@@ -77,7 +78,7 @@ const clientFields = {
   synchronous: Schema.optional(
     Schema.Unknown.check(
       Schema.makeFilter((value) =>
-        value === "FULL" || value === "NORMAL" ? undefined : `must be "FULL" or "NORMAL", got ${JSON.stringify(value)}`
+        value === "FULL" || value === "NORMAL" ? undefined : `must be "FULL" or "NORMAL", got ${format(value)}`
       )
     )
   ),

@@ -1,0 +1,82 @@
+/** What JavaScript callers and configuration may hand to the layer of a driver: each wrong option is named, and nothing throws. */
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Effect, Exit, Layer } from "effect"
+import { Broker } from "millrace"
+import { Kafka } from "millrace/kafka"
+import { Memory } from "millrace/memory"
+import { Nsq } from "millrace/nsq"
+import { RabbitMq } from "millrace/rabbitmq"
+import { Sqlite } from "millrace/sqlite"
+
+type Options = Readonly<Record<string, unknown>>
+
+interface Driver {
+  /** The layer by options of any kind. */
+  readonly layer: (options: Options) => Layer.Layer<Broker.Broker, unknown>
+  /** Options that are right, of servers that are not there. */
+  readonly valid: Options
+  readonly names: ReadonlyArray<string>
+}
+
+/** The types of the layers say what is right; here they are handed what is not. */
+const anyOptions = (layer: unknown): Driver["layer"] => layer as Driver["layer"]
+
+const drivers: Readonly<Record<string, Driver>> = {
+  memory: { layer: anyOptions(Memory.layer), valid: {}, names: ["store", "dedupe", "maxMessageBytes", "retain"] },
+  sqlite: {
+    layer: anyOptions(Sqlite.layer),
+    valid: { filename: "no-such-folder/file.db" },
+    names: ["filename", "synchronous", "lockTimeout", "pollInterval", "dedupeWindow", "maxMessageBytes", "retention"]
+  },
+  kafka: {
+    layer: anyOptions(Kafka.layer),
+    valid: { brokers: ["127.0.0.1:1"], connectTimeout: 10 },
+    names: [
+      ...["brokers", "address", "clientId", "createTopics", "compression", "linger", "batchBytes", "bufferBytes"],
+      ...["maxMessageBytes", "patience", "maxUncommitted", "commitInterval", "heartbeat", "revokeTimeout"],
+      ...["connectTimeout", "tls", "sasl"]
+    ]
+  },
+  nsq: {
+    layer: anyOptions(Nsq.layer),
+    valid: { nsqd: ["127.0.0.1:1"], connectTimeout: 10 },
+    names: [
+      ...["nsqd", "lookupd", "lookupInterval", "heartbeat", "connectTimeout", "waitForConnection", "maxUnconfirmed"],
+      ...["maxFrameBytes", "maxRequeueDelay", "outputBufferTimeout", "tls", "authSecret"]
+    ]
+  },
+  rabbitmq: {
+    layer: anyOptions(RabbitMq.layer),
+    valid: { url: "amqp://127.0.0.1:1", connectTimeout: 10 },
+    names: [
+      ...["url", "queueType", "order", "priorities", "heartbeat", "connectTimeout", "waitForConnection"],
+      ...["maxUnconfirmed", "maxUnconfirmedBytes", "maxMessageBytes", "acknowledgementTimeout", "socket"]
+    ]
+  }
+}
+
+const bare: unknown = Object.create(null)
+const wrong: ReadonlyArray<unknown> = [
+  ...[null, false, true, Number.NaN, -1, 0, 1.5, 10n, "", "x", Symbol("x"), () => 1],
+  ...[[], [null], [1], [{}], [undefined], {}, { tcp: 1 }, bare, [bare], new Date(Number.NaN)]
+]
+
+describe.each(Object.entries(drivers))("%s", (_, { layer, names, valid }) => {
+  it.live.each(names)("%s", (name) =>
+    Effect.gen(function* () {
+      for (const value of wrong) {
+        const built = Effect.scoped(Layer.build(layer({ ...valid, [name]: value }))).pipe(
+          // One that is right after all tries to reach its server.
+          Effect.timeoutOption("50 millis"),
+          Effect.exit
+        )
+        const exit = yield* built
+        if (Exit.isSuccess(exit)) continue
+        const error = Cause.squash(exit.cause)
+        if (error instanceof Broker.BrokerError) continue
+        assert.include(String(error), "InvalidOption", `${name}: ${typeof value}`)
+        assert.include(String(error), name)
+      }
+    })
+  )
+})
