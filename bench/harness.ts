@@ -67,8 +67,11 @@ const median = (numbers: ReadonlyArray<number>): number => {
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2
 }
 
-/** Rounds of each contestant before those that count: most of what becomes faster has become so by then, though not all. */
-const warmUps = 3
+/**
+ * Rounds of each contestant before those that count, in which compilers and heaps find their shape: at least so many, and more
+ * where they are short, since a compiler looks at how often code has run.
+ */
+const warmUps = { least: 3, most: 10, millisEach: 4_000 }
 
 /** A contestant at its place in the rounds. */
 interface Runner {
@@ -96,8 +99,8 @@ export const run = async (suite: string, bench: Bench, rounds: number): Promise<
   const peers = [...bench.peers, ...((await bench.optional?.()) ?? [])]
   const runners = [bench.ours, ...peers].map((contestant) => openRunner(suite, bench, contestant))
   try {
-    // The warm-up rounds are not counted: compilers and heaps find their shape in them.
-    for (let round = 0; round < warmUps; round++) {
+    const warm = performance.now() + warmUps.millisEach * runners.length
+    for (let round = 0; round < warmUps.most && (round < warmUps.least || performance.now() < warm); round++) {
       for (const { contestant, measure } of runners) if (!contestant.program) await measure()
     }
     for (let round = 0; round < rounds; round++) {
