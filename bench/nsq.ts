@@ -7,13 +7,14 @@
  */
 import { performance } from "node:perf_hooks"
 import { setImmediate } from "node:timers/promises"
-import { Effect, Exit, Layer, Logger, ManagedRuntime, Schema, Scope } from "effect"
+import { Effect, Exit, Layer, Logger, ManagedRuntime, Scope } from "effect"
 import { Consumer, Topic } from "millrace"
 import { Nsq, NsqProtocol } from "millrace/nsq"
 import type { Message } from "nsqjs"
 import nsqjs from "nsqjs"
 import { urlOf } from "../scripts/services/state.ts"
 import type { Bench, Contestant, Sample } from "./harness.ts"
+import { decode, encode, Order, orderOf } from "./order.ts"
 import { goBinary, program } from "./programs.ts"
 
 const { Reader, Writer } = nsqjs
@@ -22,29 +23,6 @@ const unconfirmed = 256
 const prefetch = 256
 const count = 20_000
 const batch = 100
-
-const Order = Schema.Struct({
-  orderId: Schema.String,
-  customer: Schema.String,
-  total: Schema.Number,
-  lines: Schema.Array(Schema.Struct({ product: Schema.String, count: Schema.Number }))
-})
-type Order = typeof Order.Type
-
-/** About 200 bytes of JSON. */
-const orderOf = (n: number): Order => ({
-  orderId: `order-${n}`,
-  customer: `customer-${n % 1000}`,
-  total: n / 100,
-  lines: [
-    { product: "a product of some name", count: n % 7 },
-    { product: "another product", count: 1 }
-  ]
-})
-
-const json = Schema.toCodecJson(Order)
-const encode = Schema.encodeUnknownSync(json)
-const decode = Schema.decodeUnknownSync(json)
 
 const group = "bench"
 const topicOf = (name: string) =>

@@ -10,11 +10,12 @@ import { performance } from "node:perf_hooks"
 import { setImmediate, setTimeout } from "node:timers/promises"
 import type { ChannelModel, ConfirmChannel } from "amqplib"
 import { connect } from "amqplib"
-import { Effect, Exit, Layer, Logger, ManagedRuntime, Schema, Scope } from "effect"
+import { Effect, Exit, Layer, Logger, ManagedRuntime, Scope } from "effect"
 import { Consumer, Topic } from "millrace"
 import { RabbitMq } from "millrace/rabbitmq"
 import { read } from "../scripts/services/state.ts"
 import type { Bench, Contestant, Sample } from "./harness.ts"
+import { decode, encode, Order, orderOf } from "./order.ts"
 
 const unconfirmed = 256
 const prefetch = 256
@@ -28,29 +29,6 @@ const url = (): string => {
   if (found === undefined) throw new Error("there is no RabbitMQ; `npm run services -- up rabbitmq` starts one")
   return found
 }
-
-const Order = Schema.Struct({
-  orderId: Schema.String,
-  customer: Schema.String,
-  total: Schema.Number,
-  lines: Schema.Array(Schema.Struct({ product: Schema.String, count: Schema.Number }))
-})
-type Order = typeof Order.Type
-
-/** About 200 bytes of JSON. */
-const orderOf = (n: number): Order => ({
-  orderId: `order-${n}`,
-  customer: `customer-${n % 1000}`,
-  total: n / 100,
-  lines: [
-    { product: "a product of some name", count: n % 7 },
-    { product: "another product", count: 1 }
-  ]
-})
-
-const json = Schema.toCodecJson(Order)
-const encode = Schema.encodeUnknownSync(json)
-const decode = Schema.decodeUnknownSync(json)
 
 const group = "bench"
 const topicOf = (name: string) =>

@@ -338,10 +338,13 @@ const move = (
 ): Effect.Effect<Published | { readonly _tag: "Gone" }, BrokerError> => {
   const group = { topic: letter.topic, group: letter.group }
   if (store.move !== undefined) return store.move(group, letter.position, message)
-  return Effect.matchEffect(publishOne(driver, message), {
-    onFailure: (error) => Effect.succeed({ _tag: "Failed" as const, error }),
-    onSuccess: (answer) => Effect.as(store.remove(group, [letter.position]), answer)
-  })
+  return Effect.matchEffect(
+    publishOne(driver, message, (answer) => answer),
+    {
+      onFailure: (error) => Effect.succeed({ _tag: "Failed" as const, error }),
+      onSuccess: (answer) => Effect.as(store.remove(group, [letter.position]), answer)
+    }
+  )
 }
 
 const pauseOf = (rate: ReplayOptions<never>["rate"]): Effect.Effect<Effect.Effect<void>> => {

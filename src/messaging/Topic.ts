@@ -245,10 +245,7 @@ export const make = <
   ) =>
     withDriver((driver, fiber) =>
       Effect.flatMapEager(outgoing(fiber, driver, value, given), (message) =>
-        Effect.map(publishOne(driver, message), ({ _tag }) => ({
-          id: message.envelope.id,
-          duplicate: _tag === "Duplicate"
-        }))
+        publishOne(driver, message, ({ _tag }) => ({ id: message.envelope.id, duplicate: _tag === "Duplicate" }))
       )
     )
 

@@ -12,6 +12,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import { constVoid } from "effect/Function"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
 import type { Registry } from "../../registry/Registry.ts"
@@ -260,9 +261,9 @@ export class ConsumerEngine {
     })
     const what = `write the dead letter of message ${held.envelope.id}`
     const write = this.insistInTime(what, () =>
-      Effect.catchIf(publishOne(this.driver, letter(verdict.envelope)), isTooLarge, () =>
+      Effect.catchIf(publishOne(this.driver, letter(verdict.envelope), constVoid), isTooLarge, () =>
         // The message itself has found room before; what it has gathered since must not keep it here for ever.
-        publishOne(this.driver, letter(terse(verdict.envelope)))
+        publishOne(this.driver, letter(terse(verdict.envelope)), constVoid)
       )
     )
     const { onDeadLetter } = this.decisions

@@ -12,14 +12,17 @@ export const publishEach = (
     messages.map((message, i) => answers[i] ?? { _tag: "Failed", error: unanswered(driver, message) })
   )
 
-/** Publishes one message; fails where it is not confirmed. */
-export const publishOne = (
+type Stored = Exclude<Published, { readonly _tag: "Failed" }>
+
+/** Publishes one message and makes something of the answer; fails where it is not confirmed. */
+export const publishOne = <A>(
   driver: Driver,
-  message: OutgoingMessage
-): Effect.Effect<Exclude<Published, { readonly _tag: "Failed" }>, BrokerError> =>
+  message: OutgoingMessage,
+  made: (answer: Stored) => A
+): Effect.Effect<A, BrokerError> =>
   Effect.flatMap(driver.publish([message]), ([answer]) => {
     if (answer === undefined) return Effect.fail(unanswered(driver, message))
-    return answer._tag === "Failed" ? Effect.fail(answer.error) : Effect.succeed(answer)
+    return answer._tag === "Failed" ? Effect.fail(answer.error) : Effect.succeed(made(answer))
   })
 
 const unanswered = (driver: Driver, { destination, envelope }: OutgoingMessage): BrokerError =>

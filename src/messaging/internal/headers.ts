@@ -6,7 +6,8 @@ const traceContext = new Set(["traceparent", "tracestate", "content-type"])
 
 /** What is wrong with free headers, as a sentence; `undefined` where nothing is. */
 export const invalidHeader = (headers: Readonly<Record<string, string>>): string | undefined => {
-  for (const [name, value] of Object.entries(headers)) {
+  for (const name in headers) {
+    const value: unknown = headers[name]
     if (name === "") return "a header must have a name"
     if (reserved.test(name) || traceContext.has(name.toLowerCase())) {
       return `header "${name}" is reserved for the envelope; choose another name`

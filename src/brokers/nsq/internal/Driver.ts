@@ -77,7 +77,7 @@ const publish = (
     let left = messages.length
     if (left === 0) return resume(Effect.succeed(answers))
     const items: Array<Item> = []
-    for (const [index, message] of messages.entries()) {
+    messages.forEach((message, index) => {
       const done = (answer: Published) => {
         answers[index] = answer
         if (--left === 0) resume(Effect.succeed(answers))
@@ -85,7 +85,7 @@ const publish = (
       const item = itemOf(parts.settings, message, done)
       if (item instanceof BrokerError) done({ _tag: "Failed", error: item })
       else items.push(item)
-    }
+    })
     // After all were checked, so that nothing is sent of a call that dies on its arguments.
     for (const item of items) parts.publisher.submit(item)
     return Effect.sync(() => parts.publisher.cancel(items))
