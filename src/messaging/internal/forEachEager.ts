@@ -10,6 +10,7 @@ export const forEachEager = <A, B, E>(
   const results: Array<B> = []
   const iterator = values[Symbol.iterator]()
   const goOn = (): Effect.Effect<ReadonlyArray<B>, E> => {
+    let turns = 0
     for (let next = iterator.next(); next.done !== true; next = iterator.next()) {
       const effect = f(next.value)
       if (!Exit.isExit(effect)) {
@@ -22,6 +23,8 @@ export const forEachEager = <A, B, E>(
       const exit = effect as Exit.Exit<B, E>
       if (Exit.isFailure(exit)) return Effect.failCause(exit.cause)
       results.push(exit.value)
+      // Others have a turn now and then.
+      if (++turns === 1000) return Effect.flatMap(Effect.yieldNow, goOn)
     }
     return Effect.succeed(results)
   }

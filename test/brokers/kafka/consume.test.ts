@@ -348,6 +348,33 @@ describeWith("kafka", (kafka) => {
     })
   )
 
+  it.live("what waits to be tried again outlives the topic, when that is deleted and made anew", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const driver = yield* connect(broker)
+          yield* driver.declare({ topic, groups: ["g"] })
+          yield* publish(driver, topic, ["m0"])
+          const subscription = yield* subscribe(driver, { topic })
+          const [first] = yield* takeMany(subscription, 1)
+          if (first === undefined) return
+          const envelope = { ...first.message.envelope, attempt: 2 }
+          yield* subscription.settle([{ _tag: "Retry", delivery: first, delay: 10, envelope }])
+        })
+      )
+      const admin = yield* client(broker).admin
+      yield* Effect.promise(() => admin.deleteTopics({ topics: [topic] }))
+      // The server forgets a little later where the group has got to in it.
+      yield* Effect.sleep("1 second")
+      const driver = yield* connect(broker)
+      yield* driver.declare({ topic, groups: ["g"] })
+      yield* publish(driver, topic, ["n0"])
+      const subscription = yield* subscribe(driver, { topic })
+      assert.sameMembers((yield* takeMany(subscription, 2)).map(idOf), ["m0", "n0"])
+    })
+  )
+
   it.live("a group that was removed and asked for anew has the backlog of its new subscription", () =>
     Effect.gen(function* () {
       const topic = fresh()

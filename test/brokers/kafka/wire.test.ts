@@ -115,6 +115,40 @@ describeWith("kafka", (kafka) => {
       })
   )
 
+  it.live("messages without a payload are told apart when they are set aside", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker)
+      yield* driver.declare({ topic, groups: ["g"] })
+      const subscription = yield* subscribe(driver, { topic })
+      const producer = yield* client(broker).producer()
+      const empty = { topic, partition: 1, key: bytes("k") }
+      yield* Effect.promise(() =>
+        producer.send({ acks: -1, messages: [empty, empty, { ...empty, value: Buffer.alloc(0) }] })
+      )
+      const held = new Map<string, Driver.Delivery>()
+      for (let n = 0; n < 3; n++) {
+        const delivery = yield* takeOne(subscription)
+        held.set(idOf(delivery), delivery)
+      }
+      const places = [2, 1, 0].map((offset) => `${topic}/1/${offset}`)
+      for (const place of places) {
+        const message = held.get(place)?.message
+        if (message === undefined) return assert.fail(`${place} did not come`)
+        const death = { reason: "undecodable", cause: "no json", at: 5 } as const
+        const envelope = { ...message.envelope, death }
+        yield* driver.publish([
+          { envelope, body: message.body, destination: { _tag: "DeadLetters", topic, group: "g" } }
+        ])
+      }
+      const letters = yield* client(broker).read(`${topic}..g..dead`, 3)
+      assert.deepStrictEqual(
+        letters.map(({ headers }) => headers.get("millrace_origin")?.toString()),
+        places
+      )
+    })
+  )
+
   it.live("messages of a transaction that was given up do not come, those of one that was committed do", () =>
     Effect.gen(function* () {
       const topic = fresh()

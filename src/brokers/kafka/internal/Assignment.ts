@@ -133,28 +133,35 @@ export class Assignment {
     const request = [{ groupId: groupIdOf(this.options), memberId, memberEpoch: epoch, topics }]
     const answer = await this.cluster.at(pool, await this.membership.where(), offsetFetchV9.api, request, true)
     const committed = committedOf(answer.groups[0]?.topics ?? [])
-    for (const [topic, ofTopic] of byTopic) {
-      const found = committed.get(topic)
-      // A partition that the topic has got since.
-      const info = ofTopic.some(({ index }) => found?.[index] === undefined)
-        ? await this.cluster.findTopic(topic)
-        : undefined
-      const begins = info === undefined ? [] : await this.topology.offsets(info, earliest)
-      for (const one of ofTopic) {
-        const key = keyOf(one)
-        if (this.closed || this.loading.get(key) !== one) continue
-        this.loading.delete(key)
-        const { metadata, offset } = found?.[one.index] ?? { offset: Math.max(0, begins[one.index] ?? 0), metadata: "" }
-        const partition = this.make(one, topic, readProgress(offset, metadata))
-        // Where it begins is written at once: should the process die, the next one begins there too.
-        if (found?.[one.index] === undefined) {
+    let added = false
+    try {
+      for (const [topic, ofTopic] of byTopic) {
+        const found = committed.get(topic)
+        // A partition that the topic has got since.
+        const info = ofTopic.some(({ index }) => found?.[index] === undefined)
+          ? await this.cluster.findTopic(topic)
+          : undefined
+        const begins = info === undefined ? [] : await this.topology.offsets(info, earliest)
+        for (const one of ofTopic) {
+          const key = keyOf(one)
+          if (this.closed || this.loading.get(key) !== one) continue
+          this.loading.delete(key)
+          const { metadata, offset } = found?.[one.index] ?? {
+            offset: Math.max(0, begins[one.index] ?? 0),
+            metadata: ""
+          }
+          const partition = this.make(one, topic, readProgress(offset, metadata))
+          // Where it begins is written at once: should the process die, the next one begins there too. And what was written
+          // long ago, while nothing came, would not outlive the server's retention of offsets for long.
           partition.dirty = true
           this.commits.soon()
+          this.partitions.set(key, partition)
+          added = true
         }
-        this.partitions.set(key, partition)
       }
+    } finally {
+      if (added) this.onChange()
     }
-    this.onChange()
   }
 
   private make({ index, topicId }: Assigned, topic: string, progress: Progress): Partition {

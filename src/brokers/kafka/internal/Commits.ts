@@ -9,12 +9,19 @@ import type { Membership } from "./Membership.ts"
 import type { Partition } from "./Partition.ts"
 import { sleep } from "./sleep.ts"
 
+/**
+ * How often all is written again, changed or not. Servers delete an offset by the time when it was written, 7 days unless they
+ * say otherwise, as soon as the group has no members for a moment.
+ */
+const refresh = 6 * 3_600_000
+
 export class Commits {
   private readonly cluster: Cluster
   private readonly groupId: string
   private readonly membership: Membership
   private readonly partitions: () => ReadonlyArray<Partition>
   private timer: NodeJS.Timeout | undefined
+  private readonly refresher: NodeJS.Timeout
   private running: Promise<void> = Promise.resolve()
   private closed = false
 
@@ -24,6 +31,11 @@ export class Commits {
     this.groupId = groupId
     this.membership = membership
     this.partitions = partitions
+    this.refresher = setInterval(() => {
+      for (const partition of partitions()) partition.dirty = true
+      this.soon()
+    }, refresh)
+    this.refresher.unref()
   }
 
   /** Something was finished. */
@@ -84,5 +96,6 @@ export class Commits {
   close(): void {
     this.closed = true
     clearTimeout(this.timer)
+    clearInterval(this.refresher)
   }
 }

@@ -82,7 +82,8 @@ export class Consumption {
     })
     this.commits = new Commits(cluster, groupId, this.membership, () => [...this.partitions.values()])
     this.fetcher = new Fetcher(cluster, {
-      wanted: () => this.withRoom(),
+      wanted: () => [...this.partitions.values()].filter((partition) => this.hasRoom(partition)),
+      hasRoom: (partition) => this.hasRoom(partition),
       onRead: () => this.wake(),
       onGap: (partition) => this.assignment.goOn(partition).catch(() => undefined)
     })
@@ -128,17 +129,15 @@ export class Consumption {
     return held
   }
 
-  private withRoom(): ReadonlyArray<Partition> {
-    if (this.closed || this.credit === 0) return []
-    const ahead = Math.max(500, this.credit)
-    const { maxUncommitted } = this.cluster.settings
-    return [...this.partitions.values()].filter(
-      (one) =>
-        !one.revoking &&
-        one.ahead < ahead &&
-        one.aheadBytes < mostAheadBytes &&
-        one.bytes < mostBytes &&
-        one.size < maxUncommitted
+  /** Whether more of it is to be read. */
+  private hasRoom(partition: Partition): boolean {
+    if (this.closed || this.credit === 0 || partition.revoking) return false
+    const { ahead, aheadBytes, bytes, size } = partition
+    return (
+      ahead < Math.max(500, this.credit) &&
+      aheadBytes < mostAheadBytes &&
+      bytes < mostBytes &&
+      size < this.cluster.settings.maxUncommitted
     )
   }
 

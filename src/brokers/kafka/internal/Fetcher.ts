@@ -39,6 +39,7 @@ export class Fetcher {
   private readonly cluster: Cluster
   private readonly requests: { readonly [K in Kind]: Requests }
   private readonly wanted: () => ReadonlyArray<Partition>
+  private readonly hasRoom: (partition: Partition) => boolean
   private readonly onRead: () => void
   /** The partition begins elsewhere than where it was to be read. */
   private readonly onGap: (partition: Partition) => Promise<void>
@@ -52,6 +53,7 @@ export class Fetcher {
     cluster: Cluster,
     handlers: {
       readonly wanted: () => ReadonlyArray<Partition>
+      readonly hasRoom: (partition: Partition) => boolean
       readonly onRead: () => void
       readonly onGap: (partition: Partition) => Promise<void>
     }
@@ -60,6 +62,7 @@ export class Fetcher {
     const requests = (): Requests => ({ pool: cluster.pool(requestTimeout), busy: new Set() })
     this.requests = { atOnce: requests(), waiting: requests() }
     this.wanted = handlers.wanted
+    this.hasRoom = handlers.hasRoom
     this.onRead = handlers.onRead
     this.onGap = handlers.onGap
   }
@@ -140,10 +143,11 @@ export class Fetcher {
       .then((answer) => {
         this.problem = answer.errorCode === 0 ? undefined : refusalOf(answer.errorCode, null)
         const bad: Array<Partition> = answer.errorCode === 0 ? [] : [...partitions]
+        const isAnyRead = answer.responses.some(({ partitions }) => partitions.some(({ records }) => records?.length))
         for (const { partitions: reads, topicId } of answer.responses) {
           for (const read of reads) {
             const partition = asked.get(keyOf(topicId, read.partitionIndex))
-            if (partition !== undefined && !this.take(partition, read)) bad.push(partition)
+            if (partition !== undefined && !this.take(partition, read, isAnyRead)) bad.push(partition)
           }
         }
         if (bad.length > 0) this.later(bad)
@@ -160,7 +164,7 @@ export class Fetcher {
   }
 
   /** False where it was not read, and is to be asked for again after a while. */
-  private take(partition: Partition, read: Read): boolean {
+  private take(partition: Partition, read: Read, isAnyRead: boolean): boolean {
     // What comes for an earlier assignment counts no more.
     if (partition.closed) return true
     if (read.errorCode === offsetOutOfRange) {
@@ -176,8 +180,10 @@ export class Fetcher {
       partition.add(records, position, this.cluster.settings.maxUncommitted)
       this.onRead()
     }
-    // After an answer without records there is nothing, or nothing yet: the next request waits for it.
-    partition.behind = position !== undefined && partition.position < Number(read.lastStableOffset)
+    // Without records there is nothing, or nothing yet, unless others have filled the answer.
+    const isMoreThere = partition.position < Number(read.lastStableOffset) && (position !== undefined || isAnyRead)
+    // What was left out of the requests that wait, since it had no room, is asked for at once when it has.
+    partition.behind = isMoreThere || (position !== undefined && !this.hasRoom(partition))
     return true
   }
 

@@ -62,6 +62,8 @@ interface Lane {
 const openRequests = 2
 const requestBytes = 8 * 1024 * 1024
 const requestTimeout = 10_000
+/** The server answers one request of a connection after the other, each in time for what is behind it. */
+const serverTimeout = requestTimeout / openRequests - 500
 const pause = 100
 const confirmed: Published = { _tag: "Confirmed" }
 
@@ -177,8 +179,12 @@ export class Producer {
   }
 
   private failAll(error: unknown): void {
-    for (const lane of this.ready) for (const record of lane.waiting.splice(0)) this.fail(record, error)
+    const lanes = [...this.ready]
+    // First, since those who hear of it may send again at once.
     this.ready.clear()
+    for (const lane of lanes) {
+      for (const record of takeAll(lane)) this.fail(record, error)
+    }
   }
 
   /** Who leads it now? */
@@ -194,10 +200,11 @@ export class Producer {
   }
 
   private missing(lane: Lane): void {
+    // It may be written after all; the answer will tell.
+    if (lane.underWay) return
     const error = new Refusal("UNKNOWN_TOPIC_OR_PARTITION", `topic "${lane.topic}" does not exist any more`)
-    for (const record of [...(lane.batch?.records ?? []), ...lane.waiting.splice(0)]) this.fail(record, error)
-    lane.batch = undefined
     this.ready.delete(lane)
+    for (const record of takeAll(lane)) this.fail(record, error)
   }
 
   /** Sends what these lanes have; batches of different producer ids do not go together. */
@@ -239,7 +246,7 @@ export class Producer {
       producerEpoch: owner.epoch,
       sequences
     }
-    orPartly(this.cluster.at(this.pool, leader, produceV11.api, -1, requestTimeout - 1000, records, options))
+    orPartly(this.cluster.at(this.pool, leader, produceV11.api, -1, serverTimeout, records, options))
       .then(
         (answer) => this.answered(sent, answer),
         (error) => this.notAnswered(sent, error)
@@ -304,6 +311,7 @@ export class Producer {
   private endRequest(lane: Lane, batch: Batch): boolean {
     lane.underWay = false
     if (lane.waiting.length > 0 || lane.batch !== undefined) this.ready.add(lane)
+    else this.lanes.delete(lane.key)
     return lane.batch === batch
   }
 
@@ -358,7 +366,7 @@ export class Producer {
       const late = lane.waiting.filter((record) => record.deadline <= now || record.cancelled)
       if (late.length > 0) lane.waiting = lane.waiting.filter((record) => !late.includes(record))
       for (const record of late) this.fail(record, undefined)
-      if (lane.waiting.length === 0 && lane.batch === undefined) {
+      if (lane.waiting.length === 0 && lane.batch === undefined && !lane.underWay) {
         this.lanes.delete(lane.key)
         this.ready.delete(lane)
       }
@@ -388,13 +396,22 @@ export class Producer {
     clearInterval(this.sweeper)
     clearTimeout(this.timer)
     const error = closedError()
-    for (const lane of this.lanes.values()) {
-      for (const record of [...(lane.batch?.records ?? []), ...lane.waiting]) this.fail(record, error)
-    }
+    const lanes = [...this.lanes.values()]
     this.lanes.clear()
     this.ready.clear()
+    for (const lane of lanes) {
+      for (const record of takeAll(lane)) this.fail(record, error)
+    }
     await this.cluster.closePool(this.pool)
   }
+}
+
+/** Whatever a lane has; an answer that comes for it finds nothing. */
+const takeAll = (lane: Lane): ReadonlyArray<Outgoing> => {
+  const { batch, waiting } = lane
+  lane.batch = undefined
+  lane.waiting = []
+  return batch === undefined ? waiting : [...batch.records, ...waiting]
 }
 
 const closedError = (): Refusal => new Refusal("CLOSED", "the broker's layer was closed")

@@ -97,18 +97,22 @@ export class Topology {
     // Before asking whether the group exists: should another process begin it meanwhile, ours begins no later than that.
     const ends = await this.offsets(topic, latest)
     const retryEnds = await this.offsets(retry, latest)
-    if (await this.hasBegun(group, topic)) return
+    if (isAnywhere((await this.committed(group, [topic])).get(topic.name))) return
     const groups = await this.groups(group.topic)
     const isKnown = groups.includes(group.group)
+    const committed = await this.committed(group, [topic, retry])
     // Another process may have begun it meanwhile.
-    if (isKnown && (await this.hasBegun(group, topic))) return
+    if (isAnywhere(committed.get(topic.name))) return
     // What is known and has no offset had members who never got to write one; what came since then is theirs too. And nobody
     // has asked for a topic without groups before, so that its first one gets what it has kept.
     const getsAll = replay === undefined && (isKnown || groups.length === 0)
     const starts = getsAll ? await this.offsets(topic, earliest) : await this.startsOf(topic, replay, ends)
+    // Retries may have outlived where it was in the topic: those stay, and where that is not known either, come again.
+    const known = committed.get(retry.name)
+    const retryStarts = isKnown ? await this.offsets(retry, earliest) : retryEnds
     await this.commitAsNobody(group, [
       [topic, starts],
-      [retry, retryEnds]
+      [retry, retryStarts.map((start, i) => (known?.[i] === undefined ? start : undefined))]
     ]).catch((error: unknown) => {
       // It has members: they have begun it.
       if (!hasCode(error, ...hasMembers)) throw error
@@ -140,12 +144,6 @@ export class Topology {
     return this.offsets(topic, Math.max(0, replay.getTime())).then((found) =>
       found.map((offset, i) => (offset < 0 ? (ends[i] ?? 0) : offset))
     )
-  }
-
-  /** Where it has got to is written somewhere. */
-  private async hasBegun(group: Group, topic: TopicInfo): Promise<boolean> {
-    const committed = await this.committed(group, [topic])
-    return [...(committed.get(group.topic) ?? [])].some((one) => one !== undefined)
   }
 
   private async commitAsNobody(
@@ -228,6 +226,10 @@ export class Topology {
 
 /** What a commit by nobody is answered where the group has members. */
 const hasMembers = ["UNKNOWN_MEMBER_ID", "ILLEGAL_GENERATION", "STALE_MEMBER_EPOCH", "FENCED_MEMBER_EPOCH"]
+
+/** Of a topic's partitions, some have an offset. */
+const isAnywhere = (committed: ReadonlyArray<Committed | undefined> | undefined): boolean =>
+  [...(committed ?? [])].some((one) => one !== undefined)
 
 interface FetchedTopic {
   readonly name: string

@@ -212,7 +212,8 @@ export const messageOf = (record: Record, topic: string, place: () => string): R
       headers: free === undefined ? none : { ...free }
     }
   )
-  return { envelope, body: record.value ?? noBytes }
+  // Each body is an object of its own, by which a dead letter finds the delivery that it is of.
+  return { envelope, body: record.value?.length ? record.value : new Uint8Array(0) }
 }
 
 /** The headers that cannot be told by the text in an envelope: bytes, none, or a name that comes more than once. */
