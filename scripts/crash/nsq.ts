@@ -1,6 +1,5 @@
 /**
- * What a crash check does at the servers themselves: NSQ cannot show its dead letters, so they are read from their topic and
- * not finished.
+ * What a crash check does at the servers themselves: NSQ cannot show its dead letters, so they are read from their topics.
  */
 import { Effect } from "effect"
 import { NsqProtocol } from "millrace/nsq"
@@ -27,38 +26,42 @@ export const clear = (): Promise<void> =>
     { discard: true }
   ).pipe(Effect.runPromise)
 
+/** All that was read by now. */
+const letters: Array<Letter> = []
+
+/** Reads what has come to the topics of dead letters. */
 export const readLetters = (): Promise<ReadonlyArray<Letter>> =>
   Effect.forEach(servers(), ({ http, tcp }) =>
     Effect.forEach(groups, ({ name }) => readTopic(tcp, http, `${topicName}..${name}..dead`, name))
   ).pipe(
-    Effect.map((letters) => letters.flat(2)),
+    Effect.map(() => letters),
     Effect.runPromise
   )
 
-/** A channel of its own gets all that has no channel yet, and all again in a later call, since nothing is finished. */
+/** Reads a topic through a channel of its own, which gets all that has no channel yet, and finishes it. */
 const readTopic = (tcp: string, http: string, topic: string, group: string) =>
   Effect.gen(function* () {
-    const stats = yield* Lookup.stats(http, topic)
-    const there = (stats?.depth ?? 0) + (stats?.channels?.[0]?.depth ?? 0)
     const [host = "", port = ""] = tcp.split(":")
-    const letters = new Map<string, Letter>()
-    let arrived = 0
     const connection = yield* connect({
       host,
       port: Number(port),
       outputBufferTimeout: 25,
-      onMessage: ({ body }) => {
-        arrived++
+      onMessage: ({ body, id }, connection) => {
         const envelope = JSON.parse(body.toString("utf8", 8, 8 + body.readUInt32BE(4)))
         const attempts: ReadonlyArray<unknown> = JSON.parse(envelope.history)
-        letters.set(envelope.id, { id: envelope.id, group, attempts: attempts.length })
+        letters.push({ id: envelope.id, group, attempts: attempts.length })
+        connection.send(Command.fin(id))
       }
     })
     yield* ask(connection, Command.sub(topic, "check"))
     connection.send(Command.rdy(connection.features.maxRdyCount))
-    yield* Effect.sleep("20 millis").pipe(
-      Effect.repeat({ until: () => arrived >= there }),
-      Effect.timeoutOption("10 seconds")
+    const left = Effect.map(Lookup.stats(http, topic), (stats) => {
+      const [channel] = stats?.channels ?? []
+      return (stats?.depth ?? 0) + (channel?.depth ?? 0) + (channel?.in_flight_count ?? 0)
+    })
+    yield* Effect.sleep("50 millis").pipe(
+      Effect.andThen(left),
+      Effect.repeat({ until: (left) => left === 0 }),
+      Effect.timeoutOption("30 seconds")
     )
-    return [...letters.values()]
   }).pipe(Effect.scoped)
