@@ -6,7 +6,7 @@ import { Broker } from "millrace"
 import { Kafka } from "millrace/kafka"
 import { describeWith } from "../services.ts"
 import { idOf, message, subscribe } from "../support.ts"
-import { client, connect, fresh, layerAt, until, untilEffect } from "./support.ts"
+import { client, connect, fresh, layerAt, proxied, until, untilEffect } from "./support.ts"
 
 const everything = Number.MAX_SAFE_INTEGER
 
@@ -247,6 +247,31 @@ describeWith("kafka", (kafka) => {
       yield* until("the partition goes on", () => got.size === 4000)
       yield* Fiber.interrupt(work)
     })
+  )
+
+  it.live("a partition at its bound is not read in vain: the messages of one key come over a slow line too", () =>
+    Effect.gen(function* () {
+      const topic = fresh()
+      const driver = yield* connect(broker, { createTopics: { partitions: 1, replication: 1 } })
+      yield* driver.declare({ topic, groups: ["g"] })
+      const body = new Uint8Array(1000)
+      for (let n = 0; n < 200; n++) {
+        yield* driver.publish(
+          ids(10, `${n}-`).map((id) => message(id, { destination: { _tag: "Topic", topic }, key: "k", body }))
+        )
+      }
+      const { options, proxy } = yield* proxied(broker)
+      const slow = yield* connect(broker, { ...options, maxUncommitted: 50 })
+      const subscription = yield* subscribe(slow, { topic, order: "key", perKey: 1 })
+      // What is wanted takes two seconds; with answers of a megabyte, of which 50 messages fit, it would take twenty.
+      yield* proxy.slow({ bytesPerSecond: 1_000_000 })
+      for (let n = 0; n < 1000; n++) {
+        const [delivery] = yield* takeMany(subscription, 1)
+        if (delivery === undefined) return
+        assert.strictEqual(idOf(delivery), `${Math.floor(n / 10)}-${n % 10}`)
+        yield* subscription.settle([acknowledge(delivery)])
+      }
+    }).pipe(Effect.timeout("12 seconds"))
   )
 
   it.live("the lag of a group is seen by a process that reads none of it", () =>

@@ -133,11 +133,11 @@ export class Consumption {
   private hasRoom(partition: Partition): boolean {
     if (this.closed || this.credit === 0 || partition.revoking) return false
     const { ahead, aheadBytes, bytes, size } = partition
+    const most = this.cluster.settings.maxUncommitted
+    // Where it is at its bound, not for one message at a time: each would cost a whole answer.
+    const enough = Math.ceil(most / 10)
     return (
-      ahead < Math.max(500, this.credit) &&
-      aheadBytes < mostAheadBytes &&
-      bytes < mostBytes &&
-      size < this.cluster.settings.maxUncommitted
+      ahead < Math.max(500, this.credit) && aheadBytes < mostAheadBytes && bytes < mostBytes && most - size >= enough
     )
   }
 

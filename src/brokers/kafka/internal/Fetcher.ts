@@ -28,6 +28,7 @@ interface Requests {
 const maxWait = 250
 const requestTimeout = 5_000
 const partitionBytes = 1024 * 1024
+const leastBytes = 16 * 1024
 const requestBytes = 8 * 1024 * 1024
 const readCommitted = 1
 const pause = 100
@@ -117,12 +118,12 @@ export class Fetcher {
     const asked = new Map(partitions.map((partition) => [keyOf(partition.topicId, partition.index), partition]))
     const topics = [...Map.groupBy(partitions, ({ topicId }) => topicId)].map(([topicId, ofTopic]) => ({
       topicId,
-      partitions: ofTopic.map(({ index, position }) => ({
-        partition: index,
+      partitions: ofTopic.map((partition) => ({
+        partition: partition.index,
         currentLeaderEpoch: -1,
-        fetchOffset: BigInt(position),
+        fetchOffset: BigInt(partition.position),
         lastFetchedEpoch: -1,
-        partitionMaxBytes: partitionBytes
+        partitionMaxBytes: this.bytesFor(partition)
       }))
     }))
     const request = this.cluster.at(
@@ -161,6 +162,12 @@ export class Fetcher {
         for (const partition of partitions) this.asking.delete(partition)
         this.poke()
       })
+  }
+
+  /** As much as there is room for, as far as can be told: what does not fit is sent and read in vain. */
+  private bytesFor({ recordBytes, size }: Partition): number {
+    const room = (this.cluster.settings.maxUncommitted - size) * recordBytes
+    return Math.min(partitionBytes, Math.max(leastBytes, Math.ceil(room)))
   }
 
   /** False where it was not read, and is to be asked for again after a while. */

@@ -18,6 +18,13 @@ import { isFinished, write } from "./Progress.ts"
 import type { Record } from "./Wire.ts"
 import { dueOf, messageOf } from "./Wire.ts"
 
+/** With what it takes to remember it. */
+const sizeOf = ({ headers, key, value }: Record): number => {
+  let bytes = 100 + (value?.length ?? 0) + (key?.length ?? 0)
+  for (const [name, text] of headers) bytes += (name?.length ?? 0) + (text?.length ?? 0)
+  return bytes
+}
+
 /** A message of the partition. */
 export class Entry {
   readonly partition: Partition
@@ -39,7 +46,7 @@ export class Entry {
     this.partition = partition
     this.record = record
     this.offset = record.offset
-    this.bytes = (record.value?.length ?? 0) + 100
+    this.bytes = sizeOf(record)
   }
 
   /** Decoded when it is first asked for. */
@@ -100,6 +107,8 @@ export class Partition {
   private progress: Progress
   /** Where to read on. */
   position: number
+  /** How large its messages are of late, about. */
+  recordBytes = 500
   /** The server has more of it, as far as is known. */
   behind = true
   /** Taken away: nothing of it counts any more. */
@@ -186,6 +195,7 @@ export class Partition {
       this.waiting++
       this.bytes += entry.bytes
       this.aheadBytes += entry.bytes
+      this.recordBytes += (entry.bytes - this.recordBytes) / 10
     }
     this.position = Math.max(this.position, position)
   }
