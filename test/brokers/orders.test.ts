@@ -125,8 +125,9 @@ const tests = (broker: string, at: () => Promise<Variables>) => {
     await service.ended
     const again = await startOrders(env, args)
     assert.deepInclude((await deadLetters(again))[0], { id, group: "sms" })
-    assert.deepInclude(await bodyOf(post(again, "/dead-letters/replay", {})), { replayed: 1 })
-    // The first one may be there once more: the process was killed before it could say that it had set it aside.
+    // It may be there twice: the process was killed before it could say that it had set it aside.
+    const report = await bodyOf(post(again, "/dead-letters/replay", {}))
+    assert.include([1, 2], (report as { readonly replayed: number }).replayed)
     const replayed = async () => (await deadLetters(again)).some(({ replays }) => replays === 1) || undefined
     await poll("it is dead again", replayed)
   })

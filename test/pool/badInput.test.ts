@@ -34,7 +34,7 @@ describe("bad input", () => {
     [
       "a deadline that is none",
       { concurrency: 1, shutdownDeadline: "soon" },
-      /duration of zero or more[\s\S]*got soon/
+      /duration of zero or more[\s\S]*got "soon"/
     ],
     ["a negative deadline", { concurrency: 1, shutdownDeadline: -1 }, /duration of zero or more[\s\S]*got -1/],
     ["a deadline of NaN", { concurrency: 1, shutdownGrace: Number.NaN }, /got NaN/]
