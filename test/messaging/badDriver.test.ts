@@ -99,6 +99,29 @@ describe("closing ends although", () => {
   )
 })
 
+describe("a driver that answers neither renewals nor settlements", () => {
+  it.effect("is not asked all the time, and no handler is said to be interrupted that has ended", () =>
+    Effect.gen(function* () {
+      const { layer, lines } = yield* logged
+      yield* Effect.gen(function* () {
+        yield* Consumer.make(Numbers, () => Effect.void, { group: "g", lease: "3 seconds" })
+        yield* publish(1)
+        yield* TestClock.adjust("20 seconds")
+      }).pipe(scopedInTime, Effect.provide(layer))
+      assert.notInclude(lines.join("\n"), "could not renew the leases")
+      assert.isBelow(lines.length, 20)
+    }).pipe(
+      Effect.provide(
+        changedSubscription((subscription) => ({
+          ...subscription,
+          renew: () => Effect.never,
+          settle: () => Effect.never
+        }))
+      )
+    )
+  )
+})
+
 describe("a driver that dies", () => {
   it.effect("is told of, and work goes on when it works again", () => {
     let dies = 2

@@ -16,6 +16,9 @@ const leased = (engine: ConsumerEngine): Array<Held & { readonly leaseEndsAt: nu
     (held): held is Held & { leaseEndsAt: number } => held.leaseEndsAt !== undefined && held.lost === undefined
   )
 
+/** What is being settled has no handler to interrupt any more; the answer to its settlement says what has become of it. */
+const mayBeLost = ({ state }: Held): boolean => state !== "settling"
+
 export const keepLeases = (engine: ConsumerEngine): Effect.Effect<never> => {
   const { lease } = engine.settings
   const margin = lease / 12
@@ -55,7 +58,7 @@ export const keepLeases = (engine: ConsumerEngine): Effect.Effect<never> => {
 
   const giveUp = Effect.suspend(() => {
     const now = engine.now()
-    const late = leased(engine).filter(({ leaseEndsAt }) => leaseEndsAt - margin <= now)
+    const late = leased(engine).filter((held) => mayBeLost(held) && held.leaseEndsAt - margin <= now)
     for (const one of late) engine.lose(one, "expired")
     return late.length === 0
       ? Effect.void
@@ -73,7 +76,7 @@ export const keepLeases = (engine: ConsumerEngine): Effect.Effect<never> => {
   /** Until the next renewal or loss, or the arrival of something more urgent. */
   const pause = Effect.suspend(() => {
     const held = leased(engine)
-    const loss = held.reduce((least, { leaseEndsAt }) => Math.min(least, leaseEndsAt - margin), Infinity)
+    const loss = held.filter(mayBeLost).reduce((least, one) => Math.min(least, one.leaseEndsAt - margin), Infinity)
     const due = held.reduce((least, one) => Math.min(least, one.renewAt(lease)), Infinity)
     engine.leasesSeenTo = Math.min(loss, renewing ? Infinity : Math.max(notBefore, due))
     engine.leases.closeUnsafe()

@@ -191,7 +191,8 @@ describeWith("nsq", (nsq) => {
       assert.isTrue(Result.isFailure(noLookup) && noLookup.failure.message.includes("127.0.0.1:1"))
       const wrong = yield* Effect.exit(Effect.scoped(Layer.build(Nsq.layer({ nsqd: ["nowhere"], heartbeat: 5 }))))
       const text = Exit.isFailure(wrong) ? Cause.pretty(wrong.cause) : ""
-      for (const part of ["nsqd must be host:port", "heartbeat must be a duration"]) assert.include(text, part)
+      for (const part of ["nsqd must be a list of addresses host:port", "heartbeat must be a duration"])
+        assert.include(text, part)
     })
   )
 })

@@ -154,6 +154,11 @@ describeWith("rabbitmq", (rabbitmq) => {
         const [late] = yield* broker.publish([send(topic, "1")])
         assert.strictEqual(codeOf(late), "Unavailable")
         if (late?._tag === "Failed") assert.deepStrictEqual(late.error.ids, ["1"])
+        // Published in the moment in which the one before fails.
+        for (const id of ["a", "b"]) {
+          const again = yield* Effect.timeout(broker.publish([send(topic, id)]), "10 seconds")
+          assert.deepStrictEqual(again.map(codeOf), ["Unavailable"])
+        }
         const waiting = yield* Effect.forkChild(broker.publish([send(topic, "2")]))
         yield* Effect.sleep("200 millis")
         yield* proxy.restore

@@ -45,6 +45,11 @@ describeWith("rabbitmq", (rabbitmq) => {
         [`${topic}:${group}:dead`, "quorum", "true"],
         [`${topic}:${group}:retry:64000`, "quorum", "true"]
       ])
+      // It would take what waits in it along: nothing but a consumer keeps a quorum queue from expiring.
+      const more = yield* rabbitmq.exec(["rabbitmqctl", "-q", "list_queues", "name", "arguments"])
+      const retries = more.split("\n").filter((line) => line.startsWith(`${topic}:${group}:retry`))
+      assert.strictEqual(retries.length, 1)
+      assert.notInclude(retries[0], "x-expires")
       const channel = yield* rawChannel(url)
       const counts = yield* Effect.forEach(queues, ([name = ""]) =>
         Effect.promise(() => channel.checkQueue(name).then(({ messageCount }) => messageCount))

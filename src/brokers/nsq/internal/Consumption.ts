@@ -181,13 +181,14 @@ export class Consumption {
    * confirmed, however long that takes.
    */
   settle(settlements: ReadonlyArray<Settlement>): ReadonlyArray<Settled> {
+    const wasTight = this.isTight
     const answers = settlements.map((settlement): Settled => {
       const { delivery } = settlement
       if (!(delivery instanceof NsqDelivery)) return "Lost"
       if (delivery.state === "held") this.settleOne(delivery, settlement)
       return delivery.state === "lost" ? "Lost" : "Unconfirmed"
     })
-    if (this.isTight) this.balance()
+    if (wasTight || this.isTight) this.balance()
     this.wake()
     return answers
   }
@@ -216,8 +217,9 @@ export class Consumption {
     }
     delivery.state = "retrying"
     const sent = this.parts.copies.send({ envelope, body: delivery.message.body }, delay, () => {
+      const wasTight = this.isTight
       if (delivery.state === "retrying") delivery.session.finish(delivery)
-      if (this.isTight) this.balance()
+      if (wasTight || this.isTight) this.balance()
     })
     // Its history does not fit beside it. It comes again as it was, and is counted by the server alone.
     if (!sent) delivery.session.requeue(delivery, Math.ceil(Math.min(delay, this.parts.longestStep())))
@@ -264,16 +266,15 @@ export class Consumption {
    * Others can have what is not wanted here: what came although there is no credit for it, since the server had sent it when
    * it heard that the credit is elsewhere.
    */
-  private giveBackExcess(): boolean {
+  private giveBackExcess(): void {
     const excess = this.buffer.splice(Math.max(0, this.credit - this.held))
     for (const delivery of excess) delivery.session.requeue(delivery)
-    return excess.length > 0
   }
 
   /** Now and then: whose turn it is, who is idle, what is too much, and whose lease ends. */
   readonly tick: Effect.Effect<void> = Effect.sync(() => {
     const now = this.now()
-    let changed = this.giveBackExcess()
+    this.giveBackExcess()
     if (this.hasTurns) {
       const holder = this.sessions[this.turn % this.sessions.length]
       const works = holder !== undefined && now - holder.heardAt < turnMillis
@@ -281,14 +282,14 @@ export class Consumption {
       else {
         this.turn++
         this.turnTicks = 0
-        changed = true
       }
     }
     for (const session of this.sessions) {
-      changed = session.rests(now) || changed
+      session.rests(now)
       this.keepLeases(session, now)
     }
-    if (changed) this.balance()
+    // Always: what was held back from a connection may be there again by now.
+    this.balance()
   })
 
   /** Who holds a message renews it; what waits here or for its copy is renewed here. */
@@ -314,6 +315,10 @@ export class Consumption {
   /** Nothing more can be taken: its group was removed. */
   endWith(error: BrokerError): void {
     this.over ??= error
+    // A channel that is made anew keeps what comes for who subscribes anew.
+    this.credit = 0
+    this.balance()
+    this.giveBackExcess()
     this.wake()
   }
 

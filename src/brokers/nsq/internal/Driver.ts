@@ -100,6 +100,10 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
     const detail = "NSQ keeps no order by key; leave out order, or use a broker that does"
     return Effect.fail(rejected(about, "Unsupported", detail))
   }
+  if (options.lease > longestLease) {
+    const detail = `servers take leases of ${longestLease / 60_000} minutes at most, and renew them up to their -max-msg-timeout; choose a shorter lease`
+    return Effect.fail(rejected(about, "Unsupported", detail))
+  }
   if (options.replay !== undefined) {
     const detail = "NSQ keeps no messages for groups that do not exist yet; leave out replay"
     return Effect.fail(rejected(about, "Unsupported", detail))
@@ -138,9 +142,13 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
           },
           ended: (session) => consumption.ended(session),
           rescue: (messages) => {
-            const text = `NSQ: nsqd ${keyOf(address)} was restarted; ${messages.length} messages of "${topic}" that were held from it are sent to group "${group}" again`
+            const text = `NSQ: nsqd ${keyOf(address)} was restarted, or is not waited for any more; ${messages.length} messages of "${topic}" that were held from it are sent to group "${group}" again`
             fork(Effect.logWarning(text))
-            for (const message of messages) copies.send(message, 0, () => undefined)
+            for (const message of messages) {
+              if (copies.send(message, 0, () => undefined)) continue
+              const { id } = message.envelope
+              fork(Effect.logError(`NSQ: message ${id} of "${topic}" is too large to be sent again, and may be lost`))
+            }
           },
           failed: (error) => {
             consumption.unreachable(error.message, error)
@@ -158,6 +166,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
         })
       )
     const known = new Set<string>()
+    const feeds = new Map<string, Feed>()
     const follow = () => {
       for (const address of parts.nodes.having([topic, own])) {
         const key = keyOf(address)
@@ -167,14 +176,20 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
           { topic, own: false },
           { topic: own, own: true }
         ]) {
-          fork(FiberMap.run(fibers, `${key} ${place.topic}`, feedOf(address, place).keep))
+          const feed = feedOf(address, place)
+          feeds.set(`${key} ${place.topic}`, feed)
+          fork(FiberMap.run(fibers, `${key} ${place.topic}`, feed.keep))
         }
       }
       const current = new Set(parts.nodes.having([topic, own]).map(keyOf))
       for (const key of known) {
         if (current.has(key)) continue
         known.delete(key)
-        for (const name of [topic, own]) fork(FiberMap.remove(fibers, `${key} ${name}`))
+        for (const name of [topic, own]) {
+          feeds.get(`${key} ${name}`)?.giveUp()
+          feeds.delete(`${key} ${name}`)
+          fork(FiberMap.remove(fibers, `${key} ${name}`))
+        }
       }
     }
     yield* Effect.acquireRelease(
@@ -185,6 +200,8 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       (stop) =>
         Effect.gen(function* () {
           stop()
+          // Of an nsqd that is away now nobody else knows what was held.
+          for (const feed of feeds.values()) feed.giveUp()
           parts.consumptions.delete(consumption)
           yield* consumption.close
           copies.close()
@@ -209,5 +226,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
   })
 }
 
-/** The shortest and the longest that servers allow, where they are left as they come. */
-const leaseOf = ({ lease }: SubscribeOptions) => ({ msgTimeout: Math.min(Math.max(1000, lease), 900_000) })
+/** The longest that servers allow, where they are left as they come. */
+const longestLease = 900_000
+/** They allow no shorter one than a second. */
+const leaseOf = ({ lease }: SubscribeOptions) => ({ msgTimeout: Math.max(1000, lease) })

@@ -102,6 +102,11 @@ export class Feed {
     })
   )
 
+  /** The nsqd is not waited for any more: whether it still has what was held is not known. */
+  giveUp(): void {
+    this.rescue()
+  }
+
   private rescue(): void {
     if (this.held.length > 0) this.listener.rescue(this.held)
     this.held = []

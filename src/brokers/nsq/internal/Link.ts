@@ -43,10 +43,11 @@ export class Link {
       Effect.gen({ self: this }, function* () {
         const connection = yield* connect(connectOptions(this.settings, this.address))
         this.topology.forgetNode(this.address)
-        yield* this.topology.declareAt(this.address)
-        this.connection = connection
-        this.problem = undefined
-        this.onChange(this)
+        yield* this.topology.declareAll(this.address, () => {
+          this.connection = connection
+          this.problem = undefined
+          this.onChange(this)
+        })
         return yield* connection.closed
       })
     ).pipe(

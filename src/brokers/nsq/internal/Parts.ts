@@ -46,6 +46,7 @@ export class Parts {
   /** Begins to look for nsqd and to connect to them, until the scope closes. */
   readonly start: Effect.Effect<void, BrokerError, Scope.Scope> = Effect.suspend(() =>
     Effect.gen({ self: this }, function* () {
+      yield* Effect.addFinalizer(() => Effect.sync(() => this.publisher.close()))
       yield* this.nodes.refresh
       this.nodes.onChange(() => this.followNodes())
       this.followNodes()
@@ -135,7 +136,7 @@ export class Parts {
   /** Declares channels at every nsqd that can be reached; at the others before messages go there. */
   declare(about: About, topic: string, channels: ReadonlyArray<string>): Effect.Effect<void, BrokerError> {
     return Effect.suspend(() => {
-      this.topology.want(topic, channels)
+      const added = this.topology.want(topic, channels)
       const attempt = Effect.suspend(() =>
         Effect.forEach(
           this.linkList.filter(({ connection }) => connection !== undefined),
@@ -151,7 +152,12 @@ export class Parts {
           return Effect.fail(error)
         })
       )
-      return this.patiently(about, Effect.andThen(this.connected(about), attempt))
+      return Effect.tapError(this.patiently(about, Effect.andThen(this.connected(about), attempt)), ({ reason }) =>
+        Effect.sync(() => {
+          // What a server refuses must not be asked for again at each connection.
+          if (reason._tag === "Rejected") for (const channel of added) this.topology.forget(topic, channel)
+        })
+      )
     })
   }
 

@@ -52,6 +52,7 @@ export class Publisher {
   private readonly lanes = new Map<string, Array<Item>>()
   private turn = 0
   private scheduled = false
+  private closed = false
 
   constructor(settings: Settings, links: () => ReadonlyArray<Link>) {
     this.settings = settings
@@ -60,6 +61,7 @@ export class Publisher {
   }
 
   submit(item: Item): void {
+    if (this.closed) return this.end(item, closedAnswer(item))
     const lane = this.lanes.get(item.topic)
     if (lane === undefined) this.lanes.set(item.topic, [item])
     else lane.push(item)
@@ -95,8 +97,10 @@ export class Publisher {
         at = collect(lane, at, Math.min(mostMessages, this.settings.maxUnconfirmed - link.unconfirmed), batch)
         if (batch.length > 0) this.send(link, topic, batch)
       }
-      if (at === lane.length) this.lanes.delete(topic)
-      else if (at > 0) this.lanes.set(topic, lane.slice(at))
+      if (at === 0 && lane.length > 0) continue
+      // What is left waits behind other topics.
+      this.lanes.delete(topic)
+      if (at < lane.length) this.lanes.set(topic, lane.slice(at))
     }
   }
 
@@ -174,6 +178,14 @@ export class Publisher {
     item.done(answer)
   }
 
+  /** Nothing is sent any more; who waits hears of it. */
+  close(): void {
+    this.closed = true
+    const items = [...this.lanes.values()].flat()
+    this.lanes.clear()
+    for (const item of items) if (item.state === "waiting") this.end(item, closedAnswer(item))
+  }
+
   /** Ends those that have waited for a connection for too long. */
   failLate(): void {
     const links = this.links()
@@ -199,6 +211,11 @@ export class Publisher {
     }
   }
 }
+
+const closedAnswer = ({ about }: Item): Published => ({
+  _tag: "Failed",
+  error: unavailable(about, "not sent: the layer of this broker is closed")
+})
 
 /** Errors by which nothing of a batch was stored. */
 const refusedWhole: ReadonlySet<string> = new Set(["E_BAD_MESSAGE", "E_BAD_BODY"])

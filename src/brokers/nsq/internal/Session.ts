@@ -45,6 +45,8 @@ export class NsqDelivery implements Delivery {
 
 /** What has been settled is remembered for a while, so that a settlement that came too late can be told. */
 const remembered = 1024
+/** Of payloads, since what is remembered keeps them. */
+const rememberedBytes = 1024 * 1024
 /** Milliseconds without a message after which a connection is not busy any more. */
 const idleAfter = 1000
 
@@ -61,6 +63,7 @@ export class Session implements Share {
   /** It is being closed by us, so its end is no surprise. */
   closing = false
   private readonly settled = new Map<string, NsqDelivery>()
+  private settledBytes = 0
 
   constructor(connection: Connection, own: boolean) {
     this.connection = connection
@@ -120,10 +123,11 @@ export class Session implements Share {
     this.unsettled.delete(id)
     delivery.state = "settled"
     this.settled.set(id, delivery)
-    if (this.settled.size <= remembered) return
-    for (const oldest of this.settled.keys()) {
+    this.settledBytes += delivery.message.body.byteLength
+    for (const [oldest, { message }] of this.settled) {
+      if (this.settled.size <= remembered && this.settledBytes <= rememberedBytes) break
       this.settled.delete(oldest)
-      break
+      this.settledBytes -= message.body.byteLength
     }
   }
 
@@ -131,7 +135,7 @@ export class Session implements Share {
   refused(id: string): NsqDelivery | undefined {
     const delivery = this.unsettled.get(id) ?? this.settled.get(id)
     this.unsettled.delete(id)
-    this.settled.delete(id)
+    if (this.settled.delete(id)) this.settledBytes -= delivery?.message.body.byteLength ?? 0
     return delivery
   }
 

@@ -29,10 +29,13 @@ export class Topology {
     this.settings = settings
   }
 
-  want(topic: string, channels: ReadonlyArray<string>): void {
+  /** Answers those that were not wanted before. */
+  want(topic: string, channels: ReadonlyArray<string>): ReadonlyArray<string> {
     const wanted = this.wanted.get(topic) ?? new Set()
-    for (const channel of channels) wanted.add(channel)
+    const added = channels.filter((channel) => !wanted.has(channel))
+    for (const channel of added) wanted.add(channel)
     this.wanted.set(topic, wanted)
+    return added
   }
 
   /** It was removed, here or by another. */
@@ -48,17 +51,43 @@ export class Topology {
 
   /** Declares at an nsqd what is wanted and not known to be there; of one topic, or of all. */
   declareAt(address: NodeAddress, topic?: string): Effect.Effect<void, ServerError | ConnectionLost> {
-    return Effect.suspend(() => {
-      const key = keyOf(address)
-      const missing: Array<Channel> = []
-      for (const [name, channels] of this.wanted) {
-        if (topic !== undefined && topic !== name) continue
-        for (const channel of channels) {
-          if (!this.there.get(key)?.has(`${name} ${channel}`)) missing.push({ topic: name, channel })
-        }
-      }
-      return Effect.forEach(missing, (channel) => this.create(address, channel), { concurrency: 8, discard: true })
+    return Effect.suspend(() =>
+      Effect.forEach(this.missing(address, topic), (channel) => this.create(address, channel), {
+        concurrency: 8,
+        discard: true
+      })
+    )
+  }
+
+  private missing(address: NodeAddress, topic?: string): ReadonlyArray<Channel> {
+    const there = this.there.get(keyOf(address))
+    return [...this.wanted].flatMap(([name, channels]) =>
+      topic !== undefined && topic !== name
+        ? []
+        : [...channels].flatMap((channel) => (there?.has(`${name} ${channel}`) ? [] : { topic: name, channel }))
+    )
+  }
+
+  /**
+   * Declares all that is wanted at an nsqd, also what is wanted only since it began, and then does `last` in one step with
+   * having seen that nothing is missing. One channel that the server refuses holds up nothing else.
+   */
+  declareAll(address: NodeAddress, last: () => void): Effect.Effect<void, ConnectionLost> {
+    const refused = new Set<string>()
+    const round: Effect.Effect<void, ConnectionLost> = Effect.suspend(() => {
+      const missing = this.missing(address).filter(({ channel, topic }) => !refused.has(`${topic} ${channel}`))
+      if (missing.length === 0) return Effect.sync(last)
+      const declare = (channel: Channel) =>
+        Effect.catchTag(this.create(address, channel), "ServerError", (error) => {
+          refused.add(`${channel.topic} ${channel.channel}`)
+          const name = `channel "${channel.channel}" of topic "${channel.topic}"`
+          return Effect.logWarning(
+            `NSQ: nsqd ${keyOf(address)} refused ${name}, so it may miss messages: ${error.message}`
+          )
+        })
+      return Effect.andThen(Effect.forEach(missing, declare, { concurrency: 8, discard: true }), round)
     })
+    return round
   }
 
   private create(address: NodeAddress, { channel, topic }: Channel): Effect.Effect<void, ServerError | ConnectionLost> {

@@ -123,6 +123,9 @@ const openOne = (
       connect(url, socket).then((model) => {
         // It has listeners from the first moment, also where nobody waits any more and it is cut already.
         const connection = new Connection(model, abort)
+        // Not in the client's types: the server has closed it in the same breath, which the client has told nobody.
+        const { expectSocketClose } = model.connection as { readonly expectSocketClose?: unknown }
+        if (expectSocketClose === true) return fail(new Error("the server closed the connection when it was opened"))
         if (!abort.signal.aborted) use(connection)
         resume(Effect.void)
       }, fail)
@@ -147,10 +150,12 @@ const describe = (error: unknown, host: string): unknown => {
 export const withChannel = async <A>(connection: Connection, use: (channel: Channel) => Promise<A>): Promise<A> => {
   const channel = await connection.model.createChannel()
   quiet(channel)
+  // Where the connection ends while it is closed, the client does not answer.
+  const closed = new Promise<void>((resolve) => channel.once("close", () => resolve()))
   try {
     return await use(channel)
   } finally {
-    await channel.close().catch(() => undefined)
+    await Promise.race([closed, channel.close().catch(() => undefined)])
   }
 }
 

@@ -68,6 +68,8 @@ export interface Parts {
   readonly log: (message: string, error: BrokerError) => void
 }
 
+const unacknowledged = "a message was not acknowledged in the server's time; all are given back"
+
 export class Consumption {
   /** What keeps it from receiving, while something does. */
   problem: BrokerError | undefined = undefined
@@ -275,6 +277,7 @@ export class Consumption {
   settle(settlements: ReadonlyArray<Settlement>): ReadonlyArray<Settled> {
     const acknowledged: Array<RabbitDelivery> = []
     const released: Array<RabbitDelivery> = []
+    const tooOld = new Set<Session>()
     for (const settlement of settlements) {
       const { delivery } = settlement
       if (!(delivery instanceof RabbitDelivery) || delivery.state !== "held") continue
@@ -285,8 +288,11 @@ export class Consumption {
       this.held--
       this.buffer.left(delivery)
       if (!delivery.session.isOpen) delivery.state = "lost"
-      else if (this.ordered && settlement._tag === "Release") this.giveBack(delivery, delivery.message, delivery.dueAt)
-      else if (this.ordered && settlement._tag === "Retry" && settlement.envelope.key !== undefined) {
+      else if (this.ordered && settlement._tag === "Release") {
+        // The consumer gives up its lease a little before the end; handed over again it would do so at once, again and again.
+        if (delivery.leaseEndsAt - this.now() <= this.options.lease / 10) tooOld.add(delivery.session)
+        this.giveBack(delivery, delivery.message, delivery.dueAt)
+      } else if (this.ordered && settlement._tag === "Retry" && settlement.envelope.key !== undefined) {
         const message = { envelope: settlement.envelope, body: delivery.message.body }
         this.giveBack(delivery, message, this.now() + settlement.delay)
       } else if (settlement._tag === "Retry") {
@@ -301,6 +307,7 @@ export class Consumption {
     }
     for (const [session, some] of Map.groupBy(acknowledged, sessionOf)) session.acknowledge(some)
     for (const [session, some] of Map.groupBy(released, sessionOf)) session.release(some)
+    for (const session of tooOld) session.end(unacknowledged)
     this.wake()
     return settlements.map(({ delivery }) =>
       delivery instanceof RabbitDelivery && delivery.state !== "lost" ? "Unconfirmed" : "Lost"
@@ -384,7 +391,7 @@ export class Consumption {
     }
     if (late.length === 0) return
     // By itself it would come back behind others of its key.
-    if (this.ordered) return session.end("a message was not acknowledged in the server's time; all are given back")
+    if (this.ordered) return session.end(unacknowledged)
     const lost = late.filter(isHandedOver)
     this.held -= lost.length
     session.release(late)

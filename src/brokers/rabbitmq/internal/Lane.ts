@@ -60,6 +60,8 @@ export class Lane {
   /** Of those that wait, how many were given up. */
   private gone = 0
   private readonly unconfirmed = new Set<Item>()
+  /** Those that could not be sent, until they are told. */
+  private readonly unwritable: Array<readonly [Item, BrokerError]> = []
   private channel: ConfirmChannel | undefined = undefined
   private opening = false
 
@@ -69,7 +71,7 @@ export class Lane {
   }
 
   get isEmpty(): boolean {
-    return this.head === this.waiting.length
+    return this.head >= this.waiting.length
   }
 
   /** How many wait to be sent. */
@@ -102,16 +104,19 @@ export class Lane {
       return false
     }
     connection.gather()
+    let stopped = false
     for (let count = 0; count < atOnce; count++) {
       const item = this.waiting[this.head]
       if (item === undefined) break
       if (item.state === "waiting") {
-        if (!this.traffic.hasRoom(item.content.byteLength)) return false
-        // The channel has ended meanwhile; it says so by itself.
-        if (!this.sendOne(channel, item)) return false
+        // Or the channel has ended meanwhile; it says so by itself.
+        stopped = !this.traffic.hasRoom(item.content.byteLength) || !this.sendOne(channel, item)
+        if (stopped) break
       }
       this.head++
     }
+    this.tellUnwritable()
+    if (stopped) return false
     if (this.isEmpty) this.keep([])
     else if (this.head > 1024) this.keep(this.waiting.slice(this.head))
     return !this.isEmpty
@@ -130,13 +135,18 @@ export class Lane {
       const code = error instanceof RangeError ? "TooLarge" : "Refused"
       const detail = `its envelope cannot be written: ${textOf(error)}; send smaller headers`
       item.state = "ended"
-      item.done({ _tag: "Failed", error: rejected(item.about, code, detail, error) })
+      this.unwritable.push([item, rejected(item.about, code, detail, error)])
       return true
     }
     item.state = "sent"
     this.unconfirmed.add(item)
     this.traffic.sent(item)
     return true
+  }
+
+  /** Only when all is in order here: who hears of it may go on at once, and give up others or send more. */
+  private tellUnwritable(): void {
+    for (const [item, error] of this.unwritable.splice(0)) item.done({ _tag: "Failed", error })
   }
 
   private end(item: Item, answer: Published | Trouble): void {
@@ -212,15 +222,13 @@ export class Lane {
   /** Ends those that wait. */
   failAll(error: (about: About) => BrokerError, which: (item: Item) => boolean = () => true): void {
     const left: Array<Item> = []
+    const failed: Array<Item> = []
     for (const item of this.waiting.slice(this.head)) {
-      if (item.state !== "waiting") continue
-      if (!which(item)) {
-        left.push(item)
-        continue
-      }
-      item.state = "ended"
-      item.done({ _tag: "Failed", error: error(item.about) })
+      if (item.state === "waiting") (which(item) ? failed : left).push(item)
     }
+    for (const item of failed) item.state = "ended"
     this.keep(left)
+    // Who hears of it may send more at once.
+    for (const item of failed) item.done({ _tag: "Failed", error: error(item.about) })
   }
 }

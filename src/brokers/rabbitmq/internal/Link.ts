@@ -27,7 +27,9 @@ export class Link {
   closed = false
   readonly name: "publish" | "consume"
   private readonly settings: Settings
-  private readonly waiting = new Set<(connection: Connection) => void>()
+  private readonly waiting = new Set<(connection: Connection | undefined) => void>()
+  /** When the last connection was lost, by the clock of the process. */
+  lostAt = 0
 
   constructor(name: "publish" | "consume", settings: Settings) {
     this.name = name
@@ -46,6 +48,8 @@ export class Link {
   private readonly close: Effect.Effect<void> = Effect.suspend(() => {
     this.closed = true
     this.problem = "the layer of this broker is closed"
+    for (const go of this.waiting) go(undefined)
+    this.waiting.clear()
     return this.current?.close ?? Effect.sync(this.onChange)
   })
 
@@ -53,6 +57,7 @@ export class Link {
     connection.listen(() => {
       if (connection.reason !== undefined && this.current === connection) {
         this.current = undefined
+        this.lostAt = Date.now()
         if (!this.closed) this.problem = `the connection was lost (${connection.reason})`
       }
       this.onChange()
@@ -94,7 +99,8 @@ export class Link {
     return Effect.callback((resume) => {
       if (this.closed) return resume(Effect.fail(layerClosed(about)))
       if (this.current !== undefined) return resume(Effect.succeed(this.current))
-      const go = (connection: Connection) => resume(Effect.succeed(connection))
+      const go = (connection: Connection | undefined) =>
+        resume(connection === undefined ? Effect.fail(layerClosed(about)) : Effect.succeed(connection))
       this.waiting.add(go)
       return Effect.sync(() => this.waiting.delete(go))
     })

@@ -175,7 +175,8 @@ export class Publisher implements Traffic {
     for (const lane of this.lanes.values()) {
       lane.failAll(
         (about) => unavailable(about, `there was no connection for ${waitForConnection} ms: ${this.link.problem}`),
-        ({ since }) => now - since >= waitForConnection
+        // It may have waited long before, for the server to take messages.
+        ({ since }) => now - Math.max(since, this.link.lostAt) >= waitForConnection
       )
     }
   }

@@ -27,7 +27,7 @@ export interface Queue {
  * the words for it, and a queue must be declared the same way by all.
  */
 const noDeliveryLimit = 1_000_000_000
-/** A queue of retries goes away so long after its last use; it is declared again before that. */
+/** A classic queue of retries goes away so long after its last use; it is declared again before that. */
 const unusedFor = 24 * 3_600_000
 /** Declared again after this time, so that none goes away with messages in it. */
 const declaredFor = 3_600_000
@@ -64,9 +64,10 @@ export class Topology {
   /** Where a message waits that comes back to this group alone. */
   retryQueue(group: Group, delay: number): Queue {
     const range = rangeOf(delay)
-    return this.waiting(retryQueueOf(group, range), range, "", queueOf(group), {
-      expires: Math.min(range, longestDelay) + unusedFor
-    })
+    // A quorum queue would go away with what is in it, however often it is declared again and sent to: it counts as used only
+    // by consumers (rabbitmq-server issue 5894).
+    const expires = this.settings.queueType === "quorum" ? {} : { expires: Math.min(range, longestDelay) + unusedFor }
+    return this.waiting(retryQueueOf(group, range), range, "", queueOf(group), expires)
   }
 
   /**
