@@ -287,6 +287,84 @@ describe("circles that something else than a wait closes", () => {
   )
 })
 
+describe("who hears of an outcome may do anything", () => {
+  it.effect("who hears of the end of a task drains the pool, and the next of its key runs all the same", () =>
+    Effect.gen(function* () {
+      for (const close of ["drain", "shutdown"] as const) {
+        const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+        const work = yield* gate
+        const first = yield* pool.submit(work.pass, { key: "k" })
+        const second = yield* pool.submit(Effect.succeed("ran"), { key: "k" })
+        const closing = yield* Effect.forkChild(
+          Effect.andThen(first.await, close === "drain" ? pool.drain : pool.shutdown({ deadline: "1 minute" })),
+          { startImmediately: true }
+        )
+        yield* work.open
+        yield* Fiber.join(closing)
+        assert.strictEqual(yield* second.await, "ran")
+      }
+    })
+  )
+
+  it.effect("who hears that its key was stopped resumes it and submits again, which runs", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onKeyFailure: "stop" })
+      const work = yield* gate
+      const first = yield* pool.submit(Effect.andThen(work.pass, Effect.fail("no")), { key: "k" })
+      let tries = 0
+      const attempt: Effect.Effect<string, unknown> = Effect.suspend(() =>
+        ++tries > 10 ? Effect.die("again and again") : pool.run(Effect.succeed("ran"), { key: "k" })
+      ).pipe(
+        Effect.catchIf(
+          (error) => error instanceof WorkerPool.KeyStopped,
+          () => Effect.andThen(pool.resumeKey("k"), attempt)
+        )
+      )
+      const again = yield* Effect.forkChild(attempt, { startImmediately: true })
+      yield* work.open
+      assert.strictEqual(yield* Effect.flip(first.await), "no")
+      assert.strictEqual(yield* Fiber.join(again), "ran")
+      assert.strictEqual(tries, 2)
+      assert.deepInclude(yield* balanced(pool), { running: 0, queued: 0, succeeded: 1, failed: 1, dropped: 1 })
+    })
+  )
+
+  it.effect("a long chain of tasks that wait for each other is interrupted without filling the stack", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 50_000 })
+      const chain = (n: number): Effect.Effect<never, WorkerPool.PoolClosed> =>
+        n === 0 ? Effect.never : pool.run(Effect.suspend(() => chain(n - 1)))
+      const outermost = yield* Effect.forkChild(pool.run(chain(5000)), { startImmediately: true })
+      while ((yield* pool.accounting).running < 5001) yield* Effect.yieldNow
+      yield* Fiber.interrupt(outermost)
+      assert.deepInclude(yield* balanced(pool), { running: 0, interrupted: 5001 })
+    })
+  )
+
+  it.effect("many blocked producers that cancel what they were let in with do not fill the stack", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const work = yield* gate
+      const running = yield* pool.submit(work.pass)
+      const queued = yield* pool.submit(Effect.void)
+      const producers = yield* Effect.forEach(
+        Array.from({ length: 5000 }),
+        () =>
+          Effect.forkChild(
+            Effect.flatMap(pool.submit(Effect.void), (handle) => handle.cancel),
+            { startImmediately: true }
+          ),
+        { concurrency: 1 }
+      )
+      yield* queued.cancel
+      yield* Effect.forEach(producers, Fiber.join)
+      yield* work.open
+      yield* running.await
+      assert.deepInclude(yield* balanced(pool), { running: 0, queued: 0, interrupted: 5001 })
+    })
+  )
+})
+
 describe("many at once", () => {
   it.effect("submitAll under reject takes all or none, whatever key, weight or rate they share", () =>
     Effect.gen(function* () {

@@ -254,13 +254,17 @@ export class Admission {
   keyEnded(key: string, task: Task): void {
     if (this.keys.isStopped(key)) {
       for (const blocked of [...this.blockedTasks()]) {
+        // Whoever was told before may have resumed the key.
+        if (!this.keys.isStopped(key)) break
         if (blocked.extra?.key !== key || blocked.state !== State.Blocked) continue
         this.leaveBlocked(blocked)
         this.engine.books.accepted++
         this.engine.ending.record(blocked, "dropped", Exit.fail(keyStopped(blocked, key)))
         this.answer(blocked, undefined)
       }
-      for (let next = this.keys.firstWaiting(key); next !== undefined; next = this.keys.firstWaiting(key)) {
+      for (;;) {
+        const next = this.keys.firstWaiting(key)
+        if (next === undefined || !this.keys.isStopped(key)) break
         this.unqueue(next)
         this.engine.ending.record(next, "dropped", Exit.fail(keyStopped(next, key)))
         this.placeFreed(key)
@@ -296,7 +300,8 @@ export class Admission {
 
   /** Whether all that is queued waits for parked keys, so that nothing would ever start it. */
   get onlyParked(): boolean {
-    return this.backlog.size === 0 && this.keys.waiting > 0 && this.engine.slots.running.size === 0
+    const { backlog, engine, keys } = this
+    return backlog.size === 0 && keys.waiting > 0 && engine.slots.running.size === 0 && !keys.isAnyActive
   }
 
   /** Drops everything that is queued; returns how many. */

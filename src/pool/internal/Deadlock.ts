@@ -63,6 +63,8 @@ const needsOfSlot = (task: Task): Stuck | undefined => {
   if (ahead !== undefined) return { any: true, needs: [ahead] }
   // Some holder of a slot does not wait, or there is a slot to be had: the usual case, without a look at the tasks.
   const { slots, waiting } = engine
+  // What is queued when the pool stops is about to be dropped.
+  if (slots.isStopped) return undefined
   if (waiting.size < slots.running.size || slots.paused || slots.hasSlotFor(task)) return undefined
   return { any: true, needs: [...slots.running] }
 }

@@ -189,7 +189,7 @@ export class Engine {
       // A task that cancels itself cannot wait for its own end.
       if (task.state !== State.Running || taskOf(fiber) === task) return resume(Effect.void)
       const observer = () => {
-        resume(Effect.void)
+        this.waiting.resumeWaiter(() => resume(Effect.void), Exit.void)
         return false
       }
       task.observe(observer)
@@ -216,7 +216,7 @@ export class Engine {
       }
       this.admission.waitForPlace(task, (closed) => {
         leave()
-        resume(closed === undefined ? Exit.succeed(task) : Exit.fail(closed))
+        this.waiting.resumeNow(resume, closed === undefined ? Exit.succeed(task) : Exit.fail(closed))
       })
       return Effect.sync(() => {
         leave()

@@ -46,6 +46,12 @@ export class Keys {
     return key === undefined || (key.active === undefined && key.condition === "open")
   }
 
+  /** Whether a task of some key has its turn, or has just ended and is about to hand its turn over. */
+  get isAnyActive(): boolean {
+    for (const { active } of this.keys.values()) if (active !== undefined) return true
+    return false
+  }
+
   isStopped(name: string): boolean {
     return this.keys.get(name)?.condition === "stopped"
   }

@@ -218,6 +218,11 @@ export class Slots {
     } else this.engine.ending.succeeded(task, value)
   }
 
+  /** Nothing is started any more. */
+  get isStopped(): boolean {
+    return this.stopped
+  }
+
   private occupy(task: Task): void {
     task.state = State.Running
     this.running.push(task)
@@ -270,6 +275,8 @@ export class Slots {
       // What was told to stop before has not timed out.
       if (!task.has(Flag.Overrunning)) task.mark(Flag.TimedOut)
       this.interrupt(task, undefined)
+      // Where it waits and cannot be interrupted, nothing else ends that wait any more.
+      if (task.state === State.Running) this.engine.waiting.recheck()
     })
   }
 

@@ -156,9 +156,13 @@ export class Waiting {
     if (this.engine.slots.pumping && Exit.isSuccess(exit)) {
       this.later.push(resume)
       this.laterExits.push(exit)
-    } else if (isTooDeep()) {
-      this.engine.dispatcher.scheduleTask(() => resume(exit), 0)
-    } else {
+    } else this.resumeNow(resume, exit)
+  }
+
+  /** At once, unless the stack is deep already. */
+  resumeNow(resume: Resume, exit: AnyExit): void {
+    if (isTooDeep()) this.engine.dispatcher.scheduleTask(() => resume(exit), 0)
+    else {
       enter()
       try {
         resume(exit)
