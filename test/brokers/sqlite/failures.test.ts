@@ -284,6 +284,20 @@ describe("while it is open", () => {
     })
   )
 
+  it.live("what was taken while the file was away comes when it is back", () =>
+    Effect.gen(function* () {
+      const { driver, filename: path } = yield* open()
+      const subscription = yield* subscribe(driver)
+      yield* driver.publish([message("t", "a"), message("t", "b")])
+      renameSync(path, `${path}.away`)
+      assert.include((yield* failure(subscription.take(1, 1000))).message, "deleted or replaced")
+      renameSync(`${path}.away`, path)
+      const texts: Array<string> = []
+      while (texts.length < 2) texts.push(...(yield* take(subscription)).map(textOf))
+      assert.deepStrictEqual(texts.toSorted(), ["a", "b"])
+    }).pipe(Effect.timeout("10 seconds"))
+  )
+
   it.live("tables that somebody has dropped", () =>
     Effect.gen(function* () {
       const { driver, sql } = yield* open()

@@ -144,6 +144,21 @@ describe("publishing inside sql.withTransaction", () => {
   )
 })
 
+describe("streams of rows", () => {
+  it.live("one that is left in the middle holds up no transaction", () =>
+    Effect.gen(function* () {
+      const { driver, sql } = yield* open()
+      yield* sql`CREATE TABLE n (i INTEGER)`
+      yield* sql`WITH RECURSIVE c (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i < 9999) INSERT INTO n SELECT i FROM c`
+      const some = Stream.runCollect(Stream.take(sql<{ i: number }>`SELECT i FROM n`.stream, 1))
+      assert.strictEqual((yield* some).length, 1)
+      // Another connection writes; left open, the statement would hold on to what was before.
+      yield* driver.publish([message("t", "a")])
+      yield* sql.withTransaction(sql`UPDATE n SET i = i + 1`)
+    })
+  )
+})
+
 describe("SqliteClient", () => {
   const client = Effect.gen(function* () {
     const path = yield* filename

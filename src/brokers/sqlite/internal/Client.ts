@@ -142,14 +142,15 @@ export const makeClient = (
         : Effect.map(run(unprepared, sql, params, "rows"), transform),
     executeStream: (sql, params, transform) =>
       Stream.unwrap(
-        Effect.try({
-          try: () => {
+        Effect.acquireRelease(
+          Effect.try({
             // A statement of its own: another run of the same SQL would begin it anew.
-            const rows = db.prepare(sql).iterate(...(params as ReadonlyArray<SQLInputValue>))
-            return Stream.fromIteratorSucceed(rows, streamed)
-          },
-          catch: (cause) => toError("execute statement", cause)
-        })
+            try: () => db.prepare(sql).iterate(...(params as ReadonlyArray<SQLInputValue>)),
+            catch: (cause) => toError("execute statement", cause)
+          }),
+          // Left in the middle it would hold on to the file as it was, and no transaction could begin.
+          (rows) => Effect.sync(() => rows.return?.())
+        ).pipe(Effect.map((rows) => Stream.fromIteratorSucceed(rows, streamed)))
       ).pipe(
         Stream.catchDefect((cause) => Stream.fail(toError("read the rows of a statement", cause))),
         (rows) =>

@@ -97,7 +97,12 @@ export class Database {
   }
 }
 
+/** Which file it is; none where that cannot be told, as for a folder that may not be looked into. */
 const identityOf = (filename: string): string | undefined => {
-  const stat = statSync(filename, { throwIfNoEntry: false })
-  return stat && `${stat.dev}:${stat.ino}`
+  try {
+    const stat = statSync(filename, { throwIfNoEntry: false })
+    return stat && `${stat.dev}:${stat.ino}`
+  } catch {
+    return undefined
+  }
 }

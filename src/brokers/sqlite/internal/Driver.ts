@@ -10,7 +10,6 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import type * as Reactivity from "effect/reactivity/Reactivity"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlClient } from "effect/sql/SqlClient"
@@ -120,16 +119,20 @@ export const open = (
         yield* pump.close
       })
     )
-    yield* Effect.forkScoped(
-      Effect.forever(
-        Effect.andThen(
-          upkeep(pump, dedupeWindow),
-          Effect.repeat(Effect.andThen(Effect.sleep(Duration.millis(pollInterval)), tick), {
-            schedule: Schedule.recurs(ticksPerUpkeep)
-          })
-        )
-      )
-    )
+    let lastDefect = ""
+    /** What goes wrong with the file in between must not end what looks after it. */
+    const again = (effect: Effect.Effect<void>) =>
+      Effect.catchDefect(effect, (defect) => {
+        const text = String(defect)
+        if (text === lastDefect) return Effect.void
+        lastDefect = text
+        return Effect.logWarning(`SQLite: ${filename} could not be looked after, which is tried again`, defect)
+      })
+    const pause = Effect.sleep(Duration.millis(pollInterval))
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(pause, again(tick))))
+    // Apart from the other, since it may have much to delete.
+    const rest = Effect.sleep(Duration.millis(pollInterval * ticksPerUpkeep))
+    yield* Effect.forkScoped(Effect.forever(Effect.andThen(again(upkeep(pump, dedupeWindow)), rest)))
     if (settings.retention.size > 0) {
       yield* pump.request({ operation: "retention" }, { weight: settings.retention.size }, (store) => {
         for (const [topic, millis] of settings.retention) setRetention(store, topic, millis)

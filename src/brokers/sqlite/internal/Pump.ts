@@ -380,6 +380,8 @@ export class Pump {
     // Those that had their turn stand behind the others next time.
     for (const claimant of claims) this.waiting.delete(claimant)
     if (!database.isInPlace()) {
+      // What was claimed is claimed in the file that is away, and ours should it come back: else nobody would handle it.
+      for (const claimant of claims) claimant.committed()
       for (const unit of [...tasks, ...claims]) unit.fail(moved(unit.about, this.filename))
       return
     }
