@@ -122,20 +122,27 @@ export class Session implements Share {
     this.connection.send(command)
     this.unsettled.delete(id)
     delivery.state = "settled"
+    this.forget(id)
     this.settled.set(id, delivery)
     this.settledBytes += delivery.message.body.byteLength
-    for (const [oldest, { message }] of this.settled) {
+    for (const oldest of this.settled.keys()) {
       if (this.settled.size <= remembered && this.settledBytes <= rememberedBytes) break
-      this.settled.delete(oldest)
-      this.settledBytes -= message.body.byteLength
+      this.forget(oldest)
     }
+  }
+
+  private forget(id: string): void {
+    const delivery = this.settled.get(id)
+    if (delivery === undefined) return
+    this.settled.delete(id)
+    this.settledBytes -= delivery.message.body.byteLength
   }
 
   /** The server says that a message is not ours: the delivery that it was. */
   refused(id: string): NsqDelivery | undefined {
     const delivery = this.unsettled.get(id) ?? this.settled.get(id)
     this.unsettled.delete(id)
-    if (this.settled.delete(id)) this.settledBytes -= delivery?.message.body.byteLength ?? 0
+    this.forget(id)
     return delivery
   }
 
