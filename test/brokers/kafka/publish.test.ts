@@ -89,16 +89,20 @@ describeWith("kafka", (kafka) => {
       const admin = yield* client(broker).admin
       /** Changes what the topic takes, so that what it has taken is refused when it comes again. */
       const take = (bytes: number) =>
-        Effect.promise(() =>
-          admin.incrementalAlterConfigs({
-            resources: [
-              {
-                resourceType: 2,
-                resourceName: topic,
-                configs: [{ name: "max.message.bytes", configOperation: 0, value: String(bytes) }]
-              }
-            ]
-          })
+        Effect.andThen(
+          Effect.promise(() =>
+            admin.incrementalAlterConfigs({
+              resources: [
+                {
+                  resourceType: 2,
+                  resourceName: topic,
+                  configs: [{ name: "max.message.bytes", configOperation: 0, value: String(bytes) }]
+                }
+              ]
+            })
+          ),
+          // The server answers before it goes by it.
+          Effect.sleep("500 millis")
         )
       const large = (id: string) => ({ ...to(topic, id, "k"), body: new Uint8Array(2000) })
       yield* driver.publish([large("m0")])
