@@ -57,7 +57,8 @@ const drivers: Readonly<Record<string, Driver>> = {
 
 const bare: unknown = Object.create(null)
 const wrong: ReadonlyArray<unknown> = [
-  ...[null, false, true, Number.NaN, -1, 0, 1.5, 10n, "", "x", Symbol("x"), () => 1],
+  // As the name of a file, the text is one that cannot be made.
+  ...[null, false, true, Number.NaN, -1, 0, 1.5, 10n, "", "no-such-folder/x", Symbol("x"), () => 1],
   ...[[], [null], [1], [{}], [undefined], {}, { tcp: 1 }, bare, [bare], new Date(Number.NaN)]
 ]
 

@@ -390,8 +390,12 @@ describeWith("kafka", (kafka) => {
       )
       const admin = yield* client(broker).admin
       yield* Effect.promise(() => admin.deleteTopics({ topics: [topic] }))
-      // The server forgets a little later where the group has got to in it.
-      yield* Effect.sleep("1 second")
+      const groupId = `${topic}..g`
+      const forgotten = Effect.promise(async () => {
+        const [found] = await admin.listConsumerGroupOffsets({ groups: [groupId] })
+        return found?.topics.every(({ name }) => name !== topic) ?? true
+      })
+      yield* untilEffect("the server forgets where the group has got to in it", forgotten)
       const driver = yield* connect(broker)
       yield* driver.declare({ topic, groups: ["g"] })
       yield* publish(driver, topic, ["n0"])

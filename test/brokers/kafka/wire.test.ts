@@ -8,17 +8,18 @@ import { Effect, Schema } from "effect"
 import type { Driver } from "millrace"
 import { Consumer, Topic } from "millrace"
 import { describeWith } from "../services.ts"
-import { envelope, idOf, subscribe } from "../support.ts"
+import { envelope, idOf, subscribe, takeOne } from "../support.ts"
 import { client, connect, fresh, layerAt, until } from "./support.ts"
 
-const everything = Number.MAX_SAFE_INTEGER
 const root = resolve(import.meta.dirname, "../../..")
 const bytes = (text: string) => Buffer.from(text)
 
-const takeOne = (subscription: Driver.Subscription) =>
-  Effect.flatMap(subscription.take(1, everything), ([delivery]) =>
-    delivery === undefined ? Effect.die("take answered nothing") : Effect.succeed(delivery)
-  )
+/** What is published for a message that cannot be read. */
+const letterOf = (topic: string, { body, envelope }: Driver.RawMessage): Driver.OutgoingMessage => ({
+  envelope: { ...envelope, death: { reason: "undecodable", cause: "no json", at: 5 } },
+  body,
+  destination: { _tag: "DeadLetters", topic, group: "g" }
+})
 
 describeWith("kafka", (kafka) => {
   const broker = kafka.urls.bootstrap
@@ -96,14 +97,7 @@ describeWith("kafka", (kafka) => {
         assert.deepStrictEqual([key, version, attempt, contentType], ["their key", 1, 1, "application/octet-stream"])
         assert.deepStrictEqual(theirs.message.envelope.headers, { twice: "two", binary: binary.toString("base64") })
         assert.isBelow(Math.abs(timestamp - Date.now()), 60_000)
-        const death = { reason: "undecodable", cause: "no json", at: 5 } as const
-        yield* driver.publish([
-          {
-            envelope: { ...theirs.message.envelope, death },
-            body: theirs.message.body,
-            destination: { _tag: "DeadLetters", topic, group: "g" }
-          }
-        ])
+        yield* driver.publish([letterOf(topic, theirs.message)])
         const [letter] = yield* client(broker).read(`${topic}..g..dead`, 1)
         const text = (name: string) => letter?.headers.get(name)?.toString()
         assert.strictEqual(text("millrace_origin"), `${topic}/2/0`)
@@ -135,11 +129,7 @@ describeWith("kafka", (kafka) => {
       for (const place of places) {
         const message = held.get(place)?.message
         if (message === undefined) return assert.fail(`${place} did not come`)
-        const death = { reason: "undecodable", cause: "no json", at: 5 } as const
-        const envelope = { ...message.envelope, death }
-        yield* driver.publish([
-          { envelope, body: message.body, destination: { _tag: "DeadLetters", topic, group: "g" } }
-        ])
+        yield* driver.publish([letterOf(topic, message)])
       }
       const letters = yield* client(broker).read(`${topic}..g..dead`, 3)
       assert.deepStrictEqual(

@@ -186,7 +186,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
         if (current.has(key)) continue
         known.delete(key)
         for (const name of [topic, own]) {
-          feeds.get(`${key} ${name}`)?.giveUp()
+          feeds.get(`${key} ${name}`)?.rescue()
           feeds.delete(`${key} ${name}`)
           fork(FiberMap.remove(fibers, `${key} ${name}`))
         }
@@ -201,7 +201,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
         Effect.gen(function* () {
           stop()
           // Of an nsqd that is away now nobody else knows what was held.
-          for (const feed of feeds.values()) feed.giveUp()
+          for (const feed of feeds.values()) feed.rescue()
           parts.consumptions.delete(consumption)
           yield* consumption.close
           copies.close()

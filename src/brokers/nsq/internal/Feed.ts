@@ -102,12 +102,8 @@ export class Feed {
     })
   )
 
-  /** The nsqd is not waited for any more: whether it still has what was held is not known. */
-  giveUp(): void {
-    this.rescue()
-  }
-
-  private rescue(): void {
+  /** Sends again what was held; also for an nsqd that is not waited for any more, of which nobody knows whether it has it. */
+  rescue(): void {
     if (this.held.length > 0) this.listener.rescue(this.held)
     this.held = []
   }

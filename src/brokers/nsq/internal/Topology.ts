@@ -49,8 +49,8 @@ export class Topology {
     this.there.delete(keyOf(address))
   }
 
-  /** Declares at an nsqd what is wanted and not known to be there; of one topic, or of all. */
-  declareAt(address: NodeAddress, topic?: string): Effect.Effect<void, ServerError | ConnectionLost> {
+  /** Declares at an nsqd what is wanted of a topic and not known to be there. */
+  declareAt(address: NodeAddress, topic: string): Effect.Effect<void, ServerError | ConnectionLost> {
     return Effect.suspend(() =>
       Effect.forEach(this.missing(address, topic), (channel) => this.create(address, channel), {
         concurrency: 8,
