@@ -111,6 +111,41 @@ describe("shutdown, with others at work", () => {
     })
   )
 
+  it.effect("counts all that it drops, also where the first to be told closes the pool at once", () =>
+    Effect.gen(function* () {
+      const reports: Array<WorkerPool.ShutdownReport> = []
+      const pool = yield* WorkerPool.make({
+        name: "p",
+        concurrency: 1,
+        onKeyFailure: "park",
+        onShutdown: (report) => Effect.sync(() => reports.push(report))
+      })
+      yield* pool.fork(Effect.fail("no"), { key: "k", onFailure: () => Effect.void })
+      for (let i = 0; i < 3; i++) {
+        const parked = yield* pool.submit(Effect.void, { key: "k" })
+        const closing = Effect.catchTag(parked.await, "PoolClosed", () => pool.shutdown({ deadline: 0 }))
+        yield* Effect.forkChild(closing, { startImmediately: true })
+      }
+      const report = yield* pool.drain
+      assert.deepInclude(report, { drained: 0, dropped: 3 })
+      assert.strictEqual(report.accounting.dropped, 3)
+      assert.deepStrictEqual(reports, [report])
+    })
+  )
+
+  it.effect("counts all that it refuses, also where the first to be told closes the pool at once", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 0 })
+      yield* pool.pause
+      const closing = Effect.catchTag(pool.submit(Effect.void), "PoolClosed", () => pool.shutdown({ deadline: 0 }))
+      yield* Effect.forkChild(Effect.all([closing, closing, closing], { concurrency: 3 }), { startImmediately: true })
+      yield* Effect.yieldNow
+      assert.strictEqual((yield* pool.accounting).blocked, 3)
+      const report = yield* pool.drain
+      assert.deepInclude(report, { dropped: 0, refused: 3 })
+    })
+  )
+
   it.effect("starts nothing after the deadline, although tasks end while it drops", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
@@ -276,6 +311,23 @@ describe("circles that something else than a wait closes", () => {
     )
   }
 
+  it.live("none among full pools that wait for each other in a row, which are looked at once a step", () =>
+    Effect.gen(function* () {
+      const first = yield* WorkerPool.make({ name: "first", concurrency: 100, capacity: 1000 })
+      const second = yield* WorkerPool.make({ name: "second", concurrency: 100, capacity: 1000 })
+      const third = yield* WorkerPool.make({ name: "third", concurrency: 10, capacity: 1000 })
+      // With options, so that no task stands for another by being like it.
+      const options = { weight: 1 }
+      const work = Effect.andThen(Effect.yieldNow, Effect.yieldNow)
+      for (let i = 0; i < 2000; i++) {
+        yield* first.fork(Effect.orDie(second.fork(Effect.orDie(third.run(work, options)), options)), options)
+      }
+      yield* first.awaitIdle
+      yield* second.awaitIdle
+      assert.strictEqual((yield* third.accounting).succeeded, 2000)
+    })
+  )
+
   it.effect("very deep nesting under inline does not fill the stack", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onDeadlock: "inline" })
@@ -326,6 +378,55 @@ describe("who hears of an outcome may do anything", () => {
       assert.strictEqual(yield* Fiber.join(again), "ran")
       assert.strictEqual(tries, 2)
       assert.deepInclude(yield* balanced(pool), { running: 0, queued: 0, succeeded: 1, failed: 1, dropped: 1 })
+    })
+  )
+
+  it.effect("who hears that a queued task was cancelled submits, behind the producer that waits for its place", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const work = yield* gate
+      const ran: Array<string> = []
+      const running = yield* pool.submit(work.pass)
+      const queued = yield* pool.submit(Effect.void)
+      const blocked = yield* Effect.forkChild(pool.submit(Effect.sync(() => ran.push("blocked"))), {
+        startImmediately: true
+      })
+      const later = yield* Effect.forkChild(
+        Effect.andThen(Effect.exit(queued.await), pool.submit(Effect.sync(() => ran.push("later")))),
+        { startImmediately: true }
+      )
+      yield* queued.cancel
+      yield* work.open
+      yield* running.await
+      yield* Fiber.join(blocked)
+      yield* Effect.flatten(Effect.map(Fiber.join(later), (handle) => handle.await))
+      assert.deepStrictEqual(ran, ["blocked", "later"])
+      yield* balanced(pool)
+    })
+  )
+
+  it.effect("a task that is cancelled between its slot and its first step does not begin", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const work = yield* gate
+      let began = false
+      yield* pool.submit(work.pass)
+      const next = yield* pool.submit(
+        Effect.andThen(
+          Effect.sync(() => (began = true)),
+          Effect.never
+        )
+      )
+      // It is let in when the next has its slot, and before that starts.
+      const producer = yield* Effect.forkChild(Effect.andThen(pool.submit(Effect.void), next.cancel), {
+        startImmediately: true
+      })
+      yield* work.open
+      yield* Fiber.join(producer)
+      assert.isTrue(Exit.hasInterrupts(yield* next.exit))
+      assert.isFalse(began)
+      yield* pool.awaitIdle
+      yield* balanced(pool)
     })
   )
 

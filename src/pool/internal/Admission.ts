@@ -23,7 +23,9 @@ export class Admission {
   /** Tasks whose producers wait for a place. */
   readonly blocked = new Levels()
   /** How those producers hear that their task was accepted, or why not. */
-  private readonly producers = new WeakMap<Task, Admitted>()
+  private readonly producers = new Map<Task, Admitted>()
+  /** How many of the queued tasks may expire. */
+  private expiring = 0
   private readonly engine: Engine
 
   constructor(engine: Engine) {
@@ -71,7 +73,7 @@ export class Admission {
         return undefined
       }
     }
-    if (this.hasPlace(task)) {
+    if (this.hasPlace(task) && !this.othersWaitForPlace(key)) {
       this.engine.books.accepted++
       this.enqueue(task)
       return undefined
@@ -84,6 +86,11 @@ export class Admission {
     if (this.blocked.size === 0) return false
     for (const { extra } of this.blocked) if (extra?.key === undefined || this.keys.isIdle(extra.key)) return true
     return false
+  }
+
+  /** Whether a blocked producer has a claim to the next place. */
+  othersWaitForPlace(key: string | undefined): boolean {
+    return this.blocked.size > 0 || (key !== undefined && this.keys.firstBlocked(key) !== undefined)
   }
 
   overflow(task: Task): undefined | "blocked" | PoolFull {
@@ -162,8 +169,8 @@ export class Admission {
   }
 
   expireAfter(task: Task, extra: Extra, expiresIn: number): void {
+    this.expiring++
     extra.timer = this.engine.timers.after(expiresIn, () => {
-      extra.timer = undefined
       this.unqueue(task)
       this.engine.ending.record(task, "expired", Exit.fail(expired(task, expiresIn)))
       this.placeFreed(extra.key)
@@ -171,10 +178,25 @@ export class Admission {
     })
   }
 
+  /** The task leaves the backlog, and expires no more. */
+  keep(task: Task): void {
+    if (task.extra?.timer !== undefined) this.expiring--
+    this.engine.clearTimer(task)
+  }
+
+  /** Whether some of the tasks for whose places this one waits may expire. */
+  mayExpireBefore(task: Task): boolean {
+    if (this.expiring === 0 || !task.has(Flag.BlockedByKey)) return this.expiring > 0
+    for (const queued of this.queuedTasks()) {
+      if (queued.extra?.key === task.extra?.key && queued.extra?.timer !== undefined) return true
+    }
+    return false
+  }
+
   /** Takes a queued task out without running it. Its outcome and its place are the caller's next step. */
   unqueue(task: Task): void {
     const key = task.extra?.key
-    this.engine.clearTimer(task)
+    this.keep(task)
     if (key === undefined) this.backlog.remove(task)
     else if (this.keys.holds(key, task)) this.keys.remove(key, task)
     else {
@@ -190,6 +212,7 @@ export class Admission {
 
   /** The producer has given up. */
   giveUp(task: Task): void {
+    this.producers.delete(task)
     this.leaveBlocked(task)
     this.placeFreed(task.extra?.key)
     if (this.blocked.size > 0) this.engine.slots.pump()
@@ -284,18 +307,16 @@ export class Admission {
     if (next !== undefined) this.backlog.push(next)
   }
 
-  /** Turns away all producers that wait; returns how many. */
-  refuseBlocked(): number {
-    let count = 0
+  /** Turns away all producers that wait, and counts each before it is told. */
+  refuseBlocked(count: () => void): void {
     for (const task of [...this.blockedTasks()]) {
       // Whoever was refused before may have interrupted this one.
       if (task.state !== State.Blocked) continue
       this.leaveBlocked(task)
       this.engine.books.refused++
-      count++
+      count()
       this.answer(task, closed(task, "refused"))
     }
-    return count
   }
 
   /** Whether all that is queued waits for parked keys, so that nothing would ever start it. */
@@ -304,19 +325,17 @@ export class Admission {
     return backlog.size === 0 && keys.waiting > 0 && engine.slots.running.size === 0 && !keys.isAnyActive
   }
 
-  /** Drops everything that is queued; returns how many. */
-  dropQueued(): number {
-    let count = 0
+  /** Drops everything that is queued, and counts each before anybody is told. */
+  dropQueued(count: () => void): void {
     while (this.queued > 0) {
       for (const task of [...this.queuedTasks()]) {
         // Whoever was told before may have cancelled this one.
         if (task.state !== State.Queued) continue
         this.unqueue(task)
+        count()
         this.engine.ending.record(task, "dropped", Exit.fail(closed(task, "dropped")))
-        count++
       }
     }
-    return count
   }
 }
 

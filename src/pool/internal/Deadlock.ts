@@ -72,25 +72,18 @@ const needsOfSlot = (task: Task): Stuck | undefined => {
 /** It is accepted when a slot takes it past an empty backlog, or when a queued task leaves its place. */
 const needsOfPlace = (task: Task): Stuck | undefined => {
   const { admission } = task.engine
+  const { backlog, keys } = admission
   // A place is free, and it is about to be served.
   if (admission.hasPlace(task)) return undefined
+  if (mustBeCertain(task) && admission.mayExpireBefore(task)) return undefined
   const key = task.extra?.key
-  const needs: Array<Task> = []
-  if (admission.backlog.size === 0) {
-    const active = key === undefined ? undefined : admission.keys.activeOf(key)
-    const stuck: Stuck | undefined = active === undefined ? needsOfSlot(task) : { any: true, needs: [active] }
-    if (stuck === undefined) return undefined
-    needs.push(...stuck.needs)
-  }
-  let first = true
-  for (const queued of admission.queuedTasks()) {
-    if (mustBeCertain(task) && queued.extra?.timer !== undefined) return undefined
-    if (task.has(Flag.BlockedByKey) ? queued.extra?.key === key : first || queued.extra !== undefined)
-      needs.push(queued)
-    // Of those that wait for nothing but a slot, the first in line stands for all.
-    if (queued.extra === undefined) first = false
-  }
-  return { any: true, needs }
+  const active = key === undefined ? undefined : keys.activeOf(key)
+  if (task.has(Flag.BlockedByKey)) return active === undefined ? undefined : { any: true, needs: [active] }
+  // Whatever frees a slot lets the first in line go, so it stands for all that are queued.
+  const first = backlog.first()
+  if (first !== undefined) return { any: true, needs: [first] }
+  const stuck = active === undefined ? needsOfSlot(task) : { any: true, needs: [active] }
+  return stuck === undefined ? undefined : { any: true, needs: [...stuck.needs, ...keys.heads()] }
 }
 
 const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined => {
@@ -110,39 +103,41 @@ const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined =>
 }
 
 export interface Deadlock {
+  /** The first of those asked about that is part of it. */
+  readonly waiter: Task
   /** Each step of the circle as a sentence. */
   readonly edges: ReadonlyArray<string>
   /** The tasks of the circle that a slot would free. */
   readonly starved: ReadonlyArray<Task>
 }
 
-/** The circle that the wait of this task closed; `undefined` when there is none. */
-export const findDeadlock = (waiter: Task): Deadlock | undefined => {
+/** A circle that the wait of one of these tasks is part of; `undefined` when there is none. */
+export const findDeadlock = (waiters: ReadonlyArray<Task>): Deadlock | undefined => {
   const graph = new Map<Task, Stuck>()
-  const reached: Array<Task> = [waiter]
+  const reached = [...waiters]
   for (let task = reached.pop(); task !== undefined; task = reached.pop()) {
     if (graph.has(task)) continue
     const stuck = needsOfTask(task)
-    if (stuck === undefined) {
-      if (task === waiter) return undefined
-      continue
-    }
+    if (stuck === undefined) continue
     graph.set(task, stuck)
     for (const need of stuck.needs) reached.push(need)
   }
-  // Take out what can go on until nothing more can: what remains can never.
+  // Take out what can go on until nothing more can: what remains can never. The needs of a task mostly stand behind it.
+  const nodes = [...graph].reverse()
   for (let changed = true; changed; ) {
     changed = false
-    for (const [task, { any, needs }] of graph) {
+    for (const [task, { any, needs }] of nodes) {
+      if (!graph.has(task)) continue
       if (any ? needs.some((need) => !graph.has(need)) : needs.every((need) => !graph.has(need))) {
         graph.delete(task)
         changed = true
       }
     }
-    if (!graph.has(waiter)) return undefined
   }
+  const waiter = waiters.find((task) => graph.has(task))
+  if (waiter === undefined) return undefined
   const starved = [...graph.keys()].filter((task) => task.state === State.Queued || task.state === State.Blocked)
-  return { edges: edges(waiter, graph), starved }
+  return { waiter, edges: edges(waiter, graph), starved }
 }
 
 /** More than this many edges say no more than these do. */

@@ -150,6 +150,11 @@ export class Keys {
     for (const key of this.keys.values()) yield* key
   }
 
+  /** The first of the waiting tasks of each key. */
+  *heads(): Generator<Task> {
+    for (const { head } of this.keys.values()) if (head !== undefined) yield head
+  }
+
   firstWaiting(name: string): Task | undefined {
     return this.keys.get(name)?.head
   }

@@ -30,8 +30,9 @@ export class Shutdown {
   private endedBefore = 0
   private drained = 0
   private dropped = 0
-  private dropping = false
   private refused = 0
+  /** How many loops are telling others what was dropped or refused. They may do anything, so nothing is concluded before. */
+  private telling = 0
   private interrupted: ReadonlyArray<UnfinishedTask> = []
   private abandoned: ReadonlyArray<UnfinishedTask> = []
   private readonly waiters = new Set<(report: ShutdownReport) => void>()
@@ -77,17 +78,25 @@ export class Shutdown {
 
   /** Nothing runs any more: perhaps that was all. */
   progress(): void {
-    if (this.phase === "open" || this.phase === "closed" || this.dropping) return
+    if (this.phase === "open" || this.phase === "closed" || this.telling > 0) return
     if (this.engine.admission.onlyParked) this.drop()
-    if (this.engine.waiting.isIdle) this.complete()
+    this.conclude()
   }
 
-  /** Drops what is queued. Those who are told may do anything, so nothing is concluded before all of them were. */
+  private conclude(): void {
+    if (!this.isClosed && this.telling === 0 && this.engine.waiting.isIdle) this.complete()
+  }
+
   private drop(): void {
-    this.dropping = true
-    const count = this.engine.admission.dropQueued()
-    this.dropping = false
-    this.dropped += count
+    this.telling++
+    this.engine.admission.dropQueued(() => this.dropped++)
+    this.telling--
+  }
+
+  private refuse(): void {
+    this.telling++
+    this.engine.admission.refuseBlocked(() => this.refused++)
+    this.telling--
   }
 
   /** A task that was abandoned has ended after all. */
@@ -115,7 +124,7 @@ export class Shutdown {
       this.phase = "draining"
       this.beganAt = timers.now()
       this.endedBefore = settled(this.engine.accounting())
-      this.refused = this.engine.admission.refuseBlocked()
+      this.refuse()
       // What was accepted runs, also where somebody had paused the pool.
       this.engine.slots.resume()
     }
@@ -145,8 +154,8 @@ export class Shutdown {
     engine.slots.stop()
     this.drop()
     engine.slots.interruptRunning()
+    this.conclude()
     if (this.isClosed) return
-    if (engine.waiting.isIdle) return this.complete()
     const grace = engine.settings.shutdownGrace
     if (grace !== Number.POSITIVE_INFINITY) this.timer = engine.timers.after(grace, () => this.atGraceEnd())
   }

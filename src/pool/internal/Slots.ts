@@ -146,7 +146,7 @@ export class Slots {
       } else {
         if (!this.fits(task) || !this.takeToken()) break
         this.engine.admission.backlog.remove(task)
-        this.engine.clearTimer(task)
+        this.engine.admission.keep(task)
         this.occupy(task)
         // Who waits for the place comes before what the task itself may submit when it starts.
         this.engine.admission.placeFreed(task.extra?.key)
@@ -232,6 +232,8 @@ export class Slots {
   private launch(task: Task): void {
     // Between taking the slot and here others may have run: abandoned, it must not begin any more.
     if (task.state !== State.Running) return
+    // So does one that was cancelled.
+    if (task.has(Flag.Overrunning)) return this.engine.ending.scopeClosed(task, Exit.interrupt())
     // A task keeps the context of its submitter until it is released, at its end.
     const run = new Run(task.context as Context.Context<never>)
     task.begin(run)
@@ -248,8 +250,6 @@ export class Slots {
     else {
       run.fiber = fiber
       this.followBody(task, run, fiber)
-      // It was cancelled before it had a fiber.
-      if (task.has(Flag.Overrunning)) fiber.interruptUnsafe()
     }
   }
 
@@ -292,7 +292,7 @@ export class Slots {
       const waitsForKey = key !== undefined && this.engine.admission.keys.holds(key, task)
       if (waitsForKey) this.engine.admission.keys.remove(key, task)
       else this.engine.admission.backlog.remove(task)
-      this.engine.clearTimer(task)
+      this.engine.admission.keep(task)
       this.start(task)
       this.engine.admission.placeFreed(key)
     }

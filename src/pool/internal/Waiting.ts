@@ -29,6 +29,7 @@ export class Waiting {
   private readonly idleWaiters = new Set<() => void>()
   /** What the running tasks wait for whose own fiber waits for a task, a place or an idle pool. */
   private readonly notes = new Map<Task, Note>()
+  private recheckIsNext = false
   /** Those who are resumed when the pump has run, and with what: two arrays, since there may be a thousand at a time. */
   private later: Array<Resume> = []
   private laterExits: Array<AnyExit> = []
@@ -44,7 +45,7 @@ export class Waiting {
   }
 
   waitOf(task: Task): Wait | undefined {
-    return this.notes.get(task)?.wait
+    return this.noteOf(task)?.wait
   }
 
   /** The task has ended: it waits for nothing any more. */
@@ -184,27 +185,34 @@ export class Waiting {
     const note: Note = { wait, abort, lenders: [] }
     const leave = () => waiter.engine.waiting.endNote(waiter, note)
     notes.set(waiter, note)
-    const deadlock = this.resolve(waiter, note)
+    const deadlock = resolve([waiter])
     if (deadlock === undefined) return leave
     leave()
-    abort(deadlock)
+    abort(deadlock.error)
     return undefined
   }
 
   /**
    * The pool could start nothing more. Perhaps all that runs waits in a circle that something else than a wait has closed: a
-   * task that ended, a pool that went on after a pause or has fewer slots now.
+   * task that ended, a pool that went on after a pause or has fewer slots now. One look for all that happens in this step.
    */
   recheck(): void {
-    if (this.notes.size === 0 || this.notes.size < this.engine.slots.running.size) return
-    for (const [waiter, note] of [...this.notes]) {
-      if (this.notes.get(waiter) !== note) continue
-      const deadlock = this.resolve(waiter, note)
-      if (deadlock === undefined) continue
-      this.endNote(waiter, note)
-      note.abort(deadlock)
-      return
-    }
+    if (this.recheckIsNext || !this.isAllWaiting) return
+    this.recheckIsNext = true
+    queueMicrotask(this.recheckNow)
+  }
+
+  private readonly recheckNow = (): void => {
+    this.recheckIsNext = false
+    if (!this.isAllWaiting) return
+    const deadlock = resolve([...this.notes.keys()])
+    if (deadlock === undefined) return
+    this.endNote(deadlock.waiter, deadlock.note)
+    deadlock.note.abort(deadlock.error)
+  }
+
+  private get isAllWaiting(): boolean {
+    return this.notes.size > 0 && this.notes.size >= this.engine.slots.running.size
   }
 
   private endNote(waiter: Task, note: Note): void {
@@ -212,15 +220,8 @@ export class Waiting {
     for (let lender = note.lenders.pop(); lender !== undefined; lender = note.lenders.pop()) lender.slots.lend(-1)
   }
 
-  /** Looks whether the wait closes a circle, and lets tasks go on where their pools allow it, until it does not. */
-  private resolve(waiter: Task, note: Note): PoolDeadlock | undefined {
-    while (true) {
-      const deadlock = findDeadlock(waiter)
-      if (deadlock === undefined) return undefined
-      if (!deadlock.starved.some((task) => task.engine.waiting.help(task, note.lenders))) {
-        return new PoolDeadlock({ pool: waiter.engine.name, task: waiter.name, edges: deadlock.edges })
-      }
-    }
+  noteOf(task: Task): Note | undefined {
+    return this.notes.get(task)
   }
 
   /** Lets a task that would never have its turn go on, if the policy of its pool allows that. */
@@ -239,5 +240,21 @@ export class Waiting {
     lenders.push(this.engine)
     this.engine.slots.lend(1)
     return true
+  }
+}
+
+/** Looks whether one of these waits in a circle, and lets tasks go on where their pools allow it, until none does. */
+const resolve = (
+  waiters: ReadonlyArray<Task>
+): { readonly waiter: Task; readonly note: Note; readonly error: PoolDeadlock } | undefined => {
+  while (true) {
+    const deadlock = findDeadlock(waiters)
+    const waiter = deadlock?.waiter
+    const note = waiter?.engine.waiting.noteOf(waiter)
+    if (deadlock === undefined || waiter === undefined || note === undefined) return undefined
+    if (!deadlock.starved.some((task) => task.engine.waiting.help(task, note.lenders))) {
+      const error = new PoolDeadlock({ pool: waiter.engine.name, task: waiter.name, edges: deadlock.edges })
+      return { waiter, note, error }
+    }
   }
 }
