@@ -11,26 +11,42 @@ const maven: Program = { command: "mvn", apt: "maven" }
 const openssl: Program = { command: "openssl", apt: "openssl" }
 export const version = "4.1.1"
 
-type Port = "broker" | "controller" | "tls" | "sasl"
+type Port = "broker" | "controller" | "tls" | "mtls" | "sasl" | "oauth"
 
 /** Its key and its certificate, in one file. */
-const certificateOf = (data: string) => join(data, "certificate.pem")
+export const certificateOf = (data: string) => join(data, "certificate.pem")
 
 /** Who may come in at the port `sasl`, by PLAIN. Users for SCRAM are made by those who need them. */
 export const user = { username: "millrace", password: "secret" } as const
+
+const listeners = (ports: Place<Port>["ports"]): string =>
+  [
+    `PLAINTEXT://${host}:${ports.broker}`,
+    `TLS://${host}:${ports.tls}`,
+    `MTLS://${host}:${ports.mtls}`,
+    `SASL://${host}:${ports.sasl}`,
+    `OAUTH://${host}:${ports.oauth}`
+  ].join(",")
 
 export const properties = ({ data, ports }: Place<Port>) => `
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@${host}:${ports.controller}
-listeners=PLAINTEXT://${host}:${ports.broker},TLS://${host}:${ports.tls},SASL://${host}:${ports.sasl},CONTROLLER://${host}:${ports.controller}
-advertised.listeners=PLAINTEXT://${host}:${ports.broker},TLS://${host}:${ports.tls},SASL://${host}:${ports.sasl}
+listeners=${listeners(ports)},CONTROLLER://${host}:${ports.controller}
+advertised.listeners=${listeners(ports)}
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,TLS:SSL,SASL:SASL_SSL,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,TLS:SSL,MTLS:SSL,SASL:SASL_SSL,OAUTH:SASL_SSL,CONTROLLER:PLAINTEXT
 ssl.keystore.type=PEM
 ssl.keystore.location=${certificateOf(data)}
+# A client is known by the server's own certificate.
+listener.name.mtls.ssl.client.auth=required
+listener.name.mtls.ssl.truststore.type=PEM
+listener.name.mtls.ssl.truststore.location=${certificateOf(data)}.crt
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+# Tokens without a signature, as Kafka offers them for tests.
+listener.name.oauth.sasl.enabled.mechanisms=OAUTHBEARER
+listener.name.oauth.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="server";
 listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_${user.username}="${user.password}";
 listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
@@ -56,10 +72,10 @@ share.coordinator.state.topic.min.isr=1
 `
 
 /** A request of Metadata, version 4, that asks for no topic: length, key, version, correlation, client, topics, create. */
-const metadata = Buffer.from("00000011 0003 0004 00000001 0002 6d72 00000000 00".replaceAll(" ", ""), "hex")
+export const metadata = Buffer.from("00000011 0003 0004 00000001 0002 6d72 00000000 00".replaceAll(" ", ""), "hex")
 
 /** The answer: length, correlation, throttle time, number of brokers. */
-const knowsABroker = (answer: Buffer): boolean => {
+export const knowsABroker = (answer: Buffer): boolean => {
   if (answer.length < 16) return false
   if (answer.readInt32BE(12) < 1) throw new Error("it knows no broker yet")
   return true
@@ -77,7 +93,7 @@ export const kafka = define({
   name: "kafka",
   needs: [java, openssl],
   buildNeeds: [maven],
-  ports: ["broker", "controller", "tls", "sasl"],
+  ports: ["broker", "controller", "tls", "mtls", "sasl", "oauth"],
   isInstalled: (installed) => existsSync(join(installed, `kafka_2.13-${version}.jar`)),
   async install(installed) {
     console.log("fetching kafka with Maven")
@@ -106,10 +122,12 @@ export const kafka = define({
       ready: () => ask(ports.broker, metadata, knowsABroker)
     }
   ],
-  urls: ({ broker, sasl, tls }) => ({
+  urls: ({ broker, mtls, oauth, sasl, tls }) => ({
     bootstrap: `${host}:${broker}`,
     tls: `${host}:${tls}`,
-    sasl: `${host}:${sasl}`
+    mtls: `${host}:${mtls}`,
+    sasl: `${host}:${sasl}`,
+    oauth: `${host}:${oauth}`
   }),
   env: () => ({})
 })

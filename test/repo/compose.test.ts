@@ -70,7 +70,7 @@ describe("compose.yaml", () => {
     const place = {
       data: "/data",
       installed: "/kafka",
-      ports: { broker: 9092, controller: 9093, tls: 9094, sasl: 9095 }
+      ports: { broker: 9092, controller: 9093, tls: 9094, mtls: 9095, sasl: 9096, oauth: 9097 }
     }
     const ours = Object.fromEntries(
       properties(place)

@@ -1,12 +1,15 @@
 /** TLS and passwords, against the real server. */
 import { pbkdf2Sync, randomBytes } from "node:crypto"
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
 import { connect as connectTls } from "node:tls"
 import { assert, it } from "@effect/vitest"
 import { alterUserScramCredentialsV0, ConnectionPool } from "@platformatic/kafka"
 import { Effect, Exit, Layer, Redacted, Schema } from "effect"
 import { Consumer, Topic } from "millrace"
 import { Kafka } from "millrace/kafka"
-import { user } from "../../../scripts/services/kafka.ts"
+import { certificateOf as certificateFile, user } from "../../../scripts/services/kafka.ts"
+import { folder } from "../../../scripts/services/state.ts"
 import { describeWith } from "../services.ts"
 import { fresh, layerAt, until } from "./support.ts"
 
@@ -39,6 +42,14 @@ const makeUser = (broker: string, mechanism: "SCRAM-SHA-256" | "SCRAM-SHA-512", 
     }
   })
 
+/** A token without a signature, which this server takes for as long as it says. */
+const tokenFor = (subject: string, seconds: number): string => {
+  const now = Math.floor(Date.now() / 1000)
+  const claims = { sub: subject, iat: now - 120, exp: now + seconds }
+  const part = (json: object) => Buffer.from(JSON.stringify(json)).toString("base64url")
+  return `${part({ alg: "none" })}.${part(claims)}.`
+}
+
 /** Publishes and consumes over it, and adds to the topic's dead letters nothing. */
 const worksOver = (layer: ReturnType<typeof layerAt>) =>
   Effect.gen(function* () {
@@ -62,7 +73,7 @@ const refusalOf = (options: Kafka.Options<"default">) =>
   })
 
 describeWith("kafka", (kafka) => {
-  const { bootstrap, sasl, tls } = kafka.urls
+  const { bootstrap, mtls, oauth, sasl, tls } = kafka.urls
 
   it.live("TLS, with a certificate that is known", () =>
     Effect.gen(function* () {
@@ -115,6 +126,41 @@ describeWith("kafka", (kafka) => {
       })
     )
   }
+
+  it.live("a certificate of the client, and none", () =>
+    Effect.gen(function* () {
+      const ca = yield* certificateOf(tls)
+      // The server's own, which is the one that it trusts.
+      const own = readFileSync(certificateFile(join(folder, "data", kafka.name)), "utf8")
+      yield* worksOver(layerAt(mtls, { tls: { ca, cert: own, key: own } }))
+      const { tag } = yield* refusalOf({ brokers: [mtls], tls: { ca }, patience: "2 seconds" })
+      assert.strictEqual(tag, "Unavailable")
+    })
+  )
+
+  it.live("a token, by OAUTHBEARER, which is asked for with each connection, and one that has expired", () =>
+    Effect.gen(function* () {
+      const ca = yield* certificateOf(tls)
+      let asked = 0
+      const options = (seconds: number) =>
+        ({
+          brokers: [oauth],
+          tls: { ca },
+          sasl: {
+            mechanism: "OAUTHBEARER",
+            token: async () => {
+              asked++
+              return tokenFor("test", seconds)
+            }
+          }
+        }) as const
+      yield* worksOver(layerAt(oauth, options(60)))
+      assert.isAbove(asked, 1)
+      const late = yield* refusalOf(options(-60))
+      assert.deepInclude(late, { tag: "Rejected", code: "Denied" }, late.text)
+      assert.include(late.text, "token is refused", late.text)
+    })
+  )
 
   it.live("a mechanism that the server does not have is a typed error that says so", () =>
     Effect.gen(function* () {

@@ -35,7 +35,7 @@ export const fresh = (): string => `test-${crypto.randomUUID().slice(0, 8)}`
 export const until = (what: string, condition: () => boolean, patience = 20_000) =>
   untilEffect(what, Effect.sync(condition), patience)
 
-export const untilEffect = <E>(what: string, condition: Effect.Effect<boolean, E>, patience = 20_000) =>
+export const untilEffect = <E, R>(what: string, condition: Effect.Effect<boolean, E, R>, patience = 20_000) =>
   Effect.gen(function* () {
     const end = performance.now() + patience
     while (!(yield* condition)) {

@@ -92,7 +92,16 @@ const tlsOf = (tls: TlsOptions | true, brokers: ReadonlyArray<Address>): Readonl
   return { tls: options, tlsServerName: options.servername ?? !brokers.some(({ host }) => isIP(host) !== 0) }
 }
 
-const saslOf = (sasl: SaslOptions): Readonly<Record<string, unknown>> =>
-  Object.fromEntries(
+const saslOf = (sasl: SaslOptions): Readonly<Record<string, unknown>> => ({
+  ...Object.fromEntries(
     Object.entries(sasl).map(([name, value]) => [name, Redacted.isRedacted(value) ? Redacted.value(value) : value])
-  )
+  ),
+  ...(sasl.mechanism === "OAUTHBEARER" ? { authBytesValidator: refusalOfToken } : {})
+})
+
+/**
+ * A server refuses a token in an answer that is no error but carries one (RFC 7628, 3.2.2); the client takes that for
+ * success unless it is told.
+ */
+const refusalOfToken = (answer: Uint8Array, then: (error: Error | null, answer?: Uint8Array) => void): void =>
+  answer.length > 0 ? then(new Error(`the token is refused: ${Buffer.from(answer)}`)) : then(null, answer)

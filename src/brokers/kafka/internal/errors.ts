@@ -48,13 +48,13 @@ export const textOf = (error: unknown): string => {
   if (inner !== undefined) return textOf(inner)
   const said =
     "serverErrorMessage" in error && typeof error.serverErrorMessage === "string" ? error.serverErrorMessage : ""
-  const cause = error.cause instanceof Error ? ` (${error.cause.message})` : ""
+  const cause = error.cause instanceof Error ? ` (${textOf(error.cause)})` : ""
   return said === "" ? `${error.message || error.name}${cause}` : said
 }
 
 const noes: ReadonlyArray<readonly [codes: RegExp, code: Rejected["code"], advice: string]> = [
   [/_AUTHORIZATION_FAILED$/, "Denied", "check what the user may do"],
-  [/^SASL_AUTHENTICATION_FAILED$/, "Denied", "check the user and password"],
+  [/^SASL_AUTHENTICATION_FAILED$/, "Denied", "check the user and password, or the token"],
   [/^UNSUPPORTED_SASL_MECHANISM$/, "Denied", "choose a mechanism for which the server is set up"],
   [/^INVALID_TOPIC_EXCEPTION$/, "InvalidName", "choose another name"],
   [/^(MESSAGE_TOO_LARGE|RECORD_LIST_TOO_LARGE)$/, "TooLarge", "put the payload elsewhere and send where it is"],
@@ -88,6 +88,6 @@ export const errorOf = (about: About, error: unknown): BrokerError => {
   }
   const isDenied = chainOf(error).some((one) => "code" in one && one.code === "PLT_KFK_AUTHENTICATION")
   return isDenied
-    ? rejected(about, "Denied", `${text}; check the user and password`, error)
+    ? rejected(about, "Denied", `${text}; check the user and password, or the token`, error)
     : unavailable(about, text, error)
 }
