@@ -1,6 +1,6 @@
 /** Publishing: what a message says of itself, and how it can fail. */
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Layer, Schema } from "effect"
+import { Deferred, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { Broker, Consumer, type Envelope, Source, Topic } from "millrace"
 import { Memory } from "millrace/memory"
@@ -139,6 +139,54 @@ describe("a topic", () => {
       assert.strictEqual(declared, 2)
     }).pipe(Effect.provide(counting))
   })
+
+  it.effect(
+    "is declared once for all who publish first at the same time, also where one of them is interrupted",
+    () => {
+      let declared = 0
+      let refuses = false
+      const slow = changedDriver((driver) => ({
+        ...driver,
+        declare: (topology) =>
+          Effect.suspend(() => {
+            declared++
+            return Effect.andThen(Effect.sleep(100), refuses ? Effect.fail(unavailable) : driver.declare(topology))
+          })
+      }))
+      return Effect.gen(function* () {
+        const first = yield* Effect.forkChild(publish(0), { startImmediately: true })
+        const others = yield* Effect.forkChild(
+          Effect.all(
+            Array.from({ length: 50 }, (_, n) => publish(n)),
+            { concurrency: 50 }
+          )
+        )
+        yield* TestClock.adjust(50)
+        assert.strictEqual(declared, 1)
+        yield* Fiber.interrupt(first)
+        yield* TestClock.adjust(100)
+        assert.strictEqual((yield* Fiber.join(others)).length, 50)
+        assert.strictEqual(declared, 2)
+
+        refuses = true
+        const Other = Topic.make("others", { schema: Schema.Struct({ n: Schema.Number }), version: 1 })
+        const exits = yield* Effect.forkChild(
+          Effect.all(
+            Array.from({ length: 50 }, (_, n) => Effect.exit(Other.publish({ n }))),
+            { concurrency: 50 }
+          )
+        )
+        yield* TestClock.adjust(100)
+        assert.isTrue((yield* Fiber.join(exits)).every(Exit.isFailure))
+        assert.strictEqual(declared, 3)
+        refuses = false
+        const again = yield* Effect.forkChild(Other.publish({ n: 1 }))
+        yield* TestClock.adjust(100)
+        yield* Fiber.join(again)
+        assert.strictEqual(declared, 4)
+      }).pipe(Effect.provide(slow))
+    }
+  )
 })
 
 describe("publishing fails", () => {
