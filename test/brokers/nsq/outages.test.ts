@@ -5,7 +5,7 @@ import { Consumer, Topic } from "millrace"
 import { Nsq } from "millrace/nsq"
 import { describeWith } from "../services.ts"
 import { driver, idOf, message, takeOne } from "../support.ts"
-import { fresh, proxied } from "./support.ts"
+import { fresh, proxied, until } from "./support.ts"
 
 const Numbers = (name: string) => Topic.make(name, { schema: Schema.Number, version: 1, groups: ["g"] })
 
@@ -18,15 +18,6 @@ const written = Effect.sleep("400 millis")
  * reasons.
  */
 const inHands = 1 + 1
-
-const until = (what: string, condition: () => boolean) =>
-  Effect.sync(condition).pipe(
-    Effect.repeat({ until: (holds) => holds, schedule: Schedule.spaced("10 millis") }),
-    Effect.timeoutOrElse({
-      duration: "40 seconds",
-      orElse: () => Effect.die(new Error(`${what}: not within 40 seconds`))
-    })
-  )
 
 const quietly = Effect.provideService(References.MinimumLogLevel, "Error")
 

@@ -4,6 +4,7 @@
  * What an nsqlookupd has once said holds until another answer: while none can be asked, all goes on as it was. An nsqd that is
  * not listed any more is kept for a while, since one that is restarted is not listed either.
  */
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import type { HttpError, Producer } from "../protocol/Lookup.ts"
 import * as Lookup from "../protocol/Lookup.ts"
@@ -63,21 +64,20 @@ export class Nodes {
   readonly refresh: Effect.Effect<void> = Effect.suspend(() => {
     const { connectTimeout, lookupd } = this.settings
     if (lookupd.length === 0) return Effect.void
-    return Effect.forEach(lookupd, (url) => Effect.result(Lookup.nodes(url, connectTimeout)), {
+    const all = Effect.forEach(lookupd, (url) => Effect.result(Lookup.nodes(url, connectTimeout)), {
       concurrency: "unbounded"
-    }).pipe(
-      Effect.map((answers) => {
-        const errors: Array<HttpError> = []
-        const producers: Array<Producer> = []
-        for (const answer of answers) {
-          if (answer._tag === "Success") producers.push(...answer.success)
-          else errors.push(answer.failure)
-        }
-        this.problem = errors.length < lookupd.length ? undefined : errors[0]?.message
-        // Not all have answered, so what is missing may be with the others.
-        this.update(producers, errors.length === 0)
-      })
-    )
+    })
+    return Effect.zipWith(all, Clock.currentTimeMillis, (answers, now) => {
+      const errors: Array<HttpError> = []
+      const producers: Array<Producer> = []
+      for (const answer of answers) {
+        if (answer._tag === "Success") producers.push(...answer.success)
+        else errors.push(answer.failure)
+      }
+      this.problem = errors.length < lookupd.length ? undefined : errors[0]?.message
+      // Not all have answered, so what is missing may be with the others.
+      this.update(producers, errors.length === 0, now)
+    })
   })
 
   /** Asks now and then. */
@@ -87,8 +87,7 @@ export class Nodes {
     return Effect.forever(Effect.andThen(pause, this.refresh))
   })
 
-  private update(producers: ReadonlyArray<Producer>, complete: boolean): void {
-    const now = Date.now()
+  private update(producers: ReadonlyArray<Producer>, complete: boolean, now: number): void {
     let changed = false
     for (const [key, producers_] of Map.groupBy(producers, ({ host, tcpPort }) => `${host}:${tcpPort}`)) {
       const [first] = producers_
