@@ -110,7 +110,8 @@ describe("credit", () => {
       assert.isTrue(http.asked.some((path) => path.startsWith("/channel/delete")))
       yield* until("nobody asks for more", () => main.ready === 0 && retries.ready === 0)
       for (const id of others) yield* until(`${id} is given back`, () => main.said.includes(`REQ ${id} 0`))
-      // What is held can be settled still.
+      // The consumer above may tell of its credit before it knows. And what is held can be settled still.
+      yield* subscription.setCredit(10)
       yield* subscription.settle([{ _tag: "Acknowledge", delivery: held }])
       yield* until("it is finished", () => main.said.includes(`FIN ${first}`))
       assert.strictEqual(main.ready, 0)
@@ -179,6 +180,23 @@ describe("what was held from an nsqd that does not come back is sent to the grou
       assert.deepStrictEqual(publishedTo(other, own).toSorted(), ids(3))
     }).pipe(Effect.scoped, quietly)
   )
+
+  it.effect("and where nobody takes it, that is logged", () =>
+    Effect.gen(function* () {
+      const log = keptLog()
+      const nsqd = yield* fakeNsqd
+      yield* Effect.gen(function* () {
+        const subscription = yield* subscribe(yield* connect({ nsqd: [nsqd.address] }))
+        const { main } = yield* readers(nsqd)
+        main.deliver(idAt(1))
+        yield* takeOne(subscription)
+        nsqd.goAway()
+        yield* Stream.runHead(subscription.lost)
+      }).pipe(atRest, Effect.provide(log.layer))
+      const text = new RegExp(`message ${idAt(1)} .* is not sent again, since the subscription is closed`)
+      yield* until("it is logged", () => log.lines.some((line) => text.test(line)))
+    }).pipe(atRest)
+  )
 })
 
 describe("an nsqd that comes later", () => {
@@ -221,6 +239,18 @@ describe("an nsqd that comes later", () => {
         1
       )
     })
+  )
+
+  it.live("and refused a channel is asked for others of its topic", () =>
+    Effect.gen(function* () {
+      const { broker, publishThere, second } = yield* oneAway
+      yield* broker.declare({ topic: "a", groups: ["refused"] })
+      second.answer = (line) => (line === "SUB a refused" ? "E_UNAUTHORIZED" : "OK")
+      second.comeBack()
+      yield* publishThere("a")
+      yield* broker.declare({ topic: "a", groups: ["g"] })
+      assert.include(second.said, "SUB a g")
+    }).pipe(Effect.scoped, quietly)
   )
 
   it.live("has also what is declared while it is connected to", () =>

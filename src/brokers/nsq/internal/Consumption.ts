@@ -235,9 +235,10 @@ export class Consumption {
   }
 
   setCredit(credit: number): void {
-    this.credit = credit
+    // One that is over asks for nothing any more.
+    this.credit = this.over === undefined ? credit : 0
     this.balance()
-    if (credit === 0) this.giveBackExcess()
+    if (this.credit === 0) this.giveBackExcess()
     this.wake()
   }
 

@@ -56,9 +56,12 @@ export class Copies {
       alone: false,
       done: (answer: Published) => {
         if (answer._tag !== "Failed") return this.ended(confirmed)
-        if (failures === 0)
-          this.log(`A copy for topic "${this.topic}" was not confirmed; it is sent again`, answer.error)
-        if (this.over) return this.ended(() => undefined)
+        const what = `NSQ: a copy of message ${message.envelope.id} for topic "${this.topic}" was not confirmed`
+        if (this.over) {
+          this.log(`${what}, and is not sent again, since the subscription is closed`, answer.error)
+          return this.ended(() => undefined)
+        }
+        if (failures === 0) this.log(`${what}; it is sent again`, answer.error)
         const pause = Math.min(10_000, 50 * 2 ** Math.min(failures, 10))
         setTimeout(() => this.sendUntilThere(message, bytes, delay, failures + 1, confirmed), pause)
       }

@@ -140,7 +140,7 @@ export class Parts {
       const attempt = Effect.suspend(() =>
         Effect.forEach(
           this.linkList.filter(({ connection }) => connection !== undefined),
-          (link) => Effect.result(this.topology.declareAt(link.address, topic)),
+          (link) => Effect.result(this.topology.declareAt(link.address, topic, channels)),
           { concurrency: "unbounded" }
         )
       ).pipe(

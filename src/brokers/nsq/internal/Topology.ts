@@ -49,23 +49,24 @@ export class Topology {
     this.there.delete(keyOf(address))
   }
 
-  /** Declares at an nsqd what is wanted of a topic and not known to be there. */
-  declareAt(address: NodeAddress, topic: string): Effect.Effect<void, ServerError | ConnectionLost> {
-    return Effect.suspend(() =>
-      Effect.forEach(this.missing(address, topic), (channel) => this.create(address, channel), {
+  /** Declares channels of a topic at an nsqd, but for those that are known to be there. */
+  declareAt(
+    address: NodeAddress,
+    topic: string,
+    channels: ReadonlyArray<string>
+  ): Effect.Effect<void, ServerError | ConnectionLost> {
+    return Effect.suspend(() => {
+      // No others of the topic, which may have been refused.
+      const missing = channels.filter((channel) => !this.isThere(address, topic, channel))
+      return Effect.forEach(missing, (channel) => this.create(address, { topic, channel }), {
         concurrency: 8,
         discard: true
       })
-    )
+    })
   }
 
-  private missing(address: NodeAddress, topic?: string): ReadonlyArray<Channel> {
-    const there = this.there.get(keyOf(address))
-    return [...this.wanted].flatMap(([name, channels]) =>
-      topic !== undefined && topic !== name
-        ? []
-        : [...channels].flatMap((channel) => (there?.has(`${name} ${channel}`) ? [] : { topic: name, channel }))
-    )
+  private isThere(address: NodeAddress, topic: string, channel: string): boolean {
+    return this.there.get(keyOf(address))?.has(`${topic} ${channel}`) ?? false
   }
 
   /**
@@ -75,7 +76,9 @@ export class Topology {
   declareAll(address: NodeAddress, last: () => void): Effect.Effect<void, ConnectionLost> {
     const refused = new Set<string>()
     const round: Effect.Effect<void, ConnectionLost> = Effect.suspend(() => {
-      const missing = this.missing(address).filter(({ channel, topic }) => !refused.has(`${topic} ${channel}`))
+      const missing = [...this.wanted]
+        .flatMap(([topic, channels]) => [...channels].map((channel) => ({ topic, channel })))
+        .filter(({ channel, topic }) => !this.isThere(address, topic, channel) && !refused.has(`${topic} ${channel}`))
       if (missing.length === 0) return Effect.sync(last)
       const declare = (channel: Channel) =>
         Effect.catchTag(this.create(address, channel), "ServerError", (error) => {
