@@ -1,12 +1,12 @@
 /** What the driver does at the limits of a server: those of a server of its own, started with other settings. */
 import { assert, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Layer, Logger, References, Result, Schedule, Schema, Stream } from "effect"
+import { Cause, Effect, Exit, Fiber, Layer, References, Result, Schedule, Schema, Scope, Stream } from "effect"
 import { Consumer, Topic } from "millrace"
 import { Nsq } from "millrace/nsq"
 import { describeWith } from "../services.ts"
 import { driver, message, subscribe, take, takeOne } from "../support.ts"
 import { nsqd } from "./server.ts"
-import { fresh } from "./support.ts"
+import { connect, fresh, keptLog, until } from "./support.ts"
 
 const quietly = Effect.provideService(References.MinimumLogLevel, "Error")
 
@@ -74,17 +74,16 @@ describeWith("nsq", (nsq) => {
     Effect.gen(function* () {
       const warned = (settings: Nsq.Options<"default">) =>
         Effect.gen(function* () {
-          const lines: Array<string> = []
-          const logger = Logger.make<unknown, void>(({ message }) => lines.push(String(message)))
+          const log = keptLog()
           const told = Effect.repeat(
-            Effect.sync(() => lines.length > 0),
+            Effect.sync(() => log.lines.length > 0),
             { until: (told) => told, schedule: Schedule.spaced("10 millis") }
           )
           const broker = Layer.build(Nsq.layer(settings))
           yield* Effect.scoped(Effect.andThen(broker, Effect.timeoutOption(told, "2 seconds"))).pipe(
-            Effect.provide(Logger.layer([logger]))
+            Effect.provide(log.layer)
           )
-          return lines.filter((line) => line.includes("mem-queue-size=0"))
+          return log.lines.filter((line) => line.includes("mem-queue-size=0"))
         })
       const forgetful = yield* nsqd()
       assert.lengthOf(yield* warned({ nsqd: [forgetful] }), 1)
@@ -162,6 +161,24 @@ describeWith("nsq", (nsq) => {
       assert.deepStrictEqual([...held, ...rest].toSorted(), ids)
       assert.strictEqual((yield* backlog).waiting, 0)
     }).pipe(Effect.scoped, Effect.provide(layer))
+  )
+
+  it.live("a channel with as many consumers as its server allows can be declared, and is read when one has left", () =>
+    Effect.gen(function* () {
+      const log = keptLog()
+      const { tcp } = yield* nsqd("-max-channel-consumers=1")
+      const topic = fresh()
+      yield* Effect.gen(function* () {
+        const scope = yield* Scope.fork(yield* Effect.scope)
+        yield* Scope.provide(subscribe(yield* connect({ nsqd: [tcp] }), { topic }), scope)
+        const other = yield* connect({ nsqd: [tcp] })
+        yield* other.declare({ topic, groups: ["g"] })
+        const waiting = yield* Effect.forkScoped(subscribe(other, { topic }))
+        yield* until("it is told", () => log.lines.some((line) => line.includes("exceeds limit of 1")))
+        yield* Scope.close(scope, Exit.void)
+        yield* Fiber.join(waiting)
+      }).pipe(Effect.scoped, Effect.provide(log.layer))
+    }).pipe(Effect.scoped)
   )
 
   it.live("what is not taken in its lease is told as lost", () =>

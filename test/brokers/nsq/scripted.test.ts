@@ -1,10 +1,11 @@
 /** What the driver does where a real nsqd cannot be brought to: nsqd of the test's own, which answer by a script. */
 import { setTimeout } from "node:timers/promises"
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, type Duration, Effect, Exit, Fiber, References, Scope, Stream } from "effect"
+import { Deferred, type Duration, Effect, Exit, Fiber, References, Schedule, Schema, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import type { Driver } from "millrace"
-import type { Nsq } from "millrace/nsq"
+import { Consumer, Registry, Topic } from "millrace"
+import { Nsq } from "millrace/nsq"
 import { whileTimePasses } from "millrace/testing"
 import { idOf, message, subscribe, takeOne } from "../support.ts"
 import { type FakeNsqd, fakeHttp, fakeNsqd, idAt } from "./fake.ts"
@@ -16,6 +17,8 @@ const topic = "t"
 const own = "t..g..retry"
 const to = (topic: string) => ({ destination: { _tag: "Topic", topic } as const })
 const ids = (count: number) => Array.from({ length: count }, (_, n) => idAt(n))
+
+const timesSaid = ({ said }: FakeNsqd, line: string) => said.filter((other) => other === line).length
 
 /** The ids of what was published to a topic. */
 const publishedTo = (nsqd: FakeNsqd, topic: string) =>
@@ -196,6 +199,134 @@ describe("what was held from an nsqd that does not come back is sent to the grou
       const text = new RegExp(`message ${idAt(1)} .* is not sent again, since the subscription is closed`)
       yield* until("it is logged", () => log.lines.some((line) => text.test(line)))
     }).pipe(atRest)
+  )
+})
+
+describe("what a server refuses", () => {
+  const refusals = [
+    ["E_BAD_TOPIC", "InvalidName"],
+    ["E_AUTH_FAILED", "Denied"],
+    ["E_SUB_FAILED", undefined]
+  ] as const
+
+  for (const [code, expected] of refusals) {
+    it.live(`of the topic of a group's own, ${code}, is told by health and by the broker until it is read`, () =>
+      Effect.gen(function* () {
+        const nsqd = yield* fakeNsqd
+        const refused = yield* Deferred.make<void>()
+        let allowed = false
+        nsqd.answer = (line) => {
+          if (line === `SUB ${own} g` && !allowed) {
+            Deferred.doneUnsafe(refused, Effect.void)
+            return `${code} no`
+          }
+          // To be declared, and then to be read, which begins after the refusal.
+          return line === `SUB ${topic} g` && timesSaid(nsqd, line) > 1
+            ? Effect.runPromise(Effect.as(Deferred.await(refused), "OK"))
+            : "OK"
+        }
+        yield* Effect.gen(function* () {
+          const got: Array<number> = []
+          const numbers = Topic.make(topic, { schema: Schema.Number, version: 1, groups: ["g"] })
+          const consumer = yield* Consumer.make(numbers, (n) => Effect.sync(() => got.push(n)), { group: "g" })
+          const registry = yield* Registry.Registry
+          const notes = () =>
+            [...registry.entries].filter(({ kind }) => kind === "broker").flatMap(({ notes }) => notes())
+          const is = (status: string) =>
+            Effect.repeat(consumer.health, {
+              until: (health) => health.status === status,
+              schedule: Schedule.spaced("10 millis")
+            })
+          const { problem } = yield* is("unreachable")
+          assert.strictEqual(problem?.reason._tag === "Rejected" ? problem.reason.code : undefined, expected)
+          const text = new RegExp(`nsqd ${nsqd.address} refuses channel "g" of topic "t..g..retry": .*${code}`)
+          assert.match(problem?.message ?? "", text)
+          assert.match(notes().join(), text)
+          // The topic itself is read all the while.
+          yield* until("the topic is read", () => (nsqd.reader(topic)?.ready ?? 0) > 0)
+          nsqd.reader(topic)?.deliver(idAt(1), Buffer.from("7"))
+          yield* until("a message is handled", () => got.length === 1)
+          assert.strictEqual((yield* consumer.health).problem?.message, problem?.message)
+          allowed = true
+          yield* is("consuming")
+          assert.deepStrictEqual(notes(), [])
+        }).pipe(
+          Effect.scoped,
+          Effect.provide(Nsq.layer({ nsqd: [nsqd.address] })),
+          Effect.provideService(Registry.Registry, Registry.makeUnsafe())
+        )
+      }).pipe(Effect.scoped, quietly)
+    )
+  }
+
+  /** Declaring works, and reading does not. */
+  const refuseReading = (nsqd: FakeNsqd, code: string) => {
+    nsqd.answer = (line) => {
+      return line === `SUB ${topic} g` && timesSaid(nsqd, line) > 1 ? `${code} no` : "OK"
+    }
+  }
+
+  it.live("of the topic itself ends the subscription where it is for good", () =>
+    Effect.gen(function* () {
+      const nsqd = yield* fakeNsqd
+      refuseReading(nsqd, "E_UNAUTHORIZED")
+      const broker = yield* connect({ nsqd: [nsqd.address] })
+      const error = yield* Effect.flip(subscribe(broker))
+      assert.deepInclude(error.reason, { _tag: "Rejected", code: "Denied" })
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.effect("and where it is not, and goes on, the subscription says why it has not begun", () =>
+    Effect.gen(function* () {
+      const nsqd = yield* fakeNsqd
+      refuseReading(nsqd, "E_SUB_FAILED")
+      const broker = yield* connect({ nsqd: [nsqd.address], waitForConnection: "1 hour" })
+      const subscribing = yield* Effect.forkScoped(Effect.flip(Effect.scoped(subscribe(broker))))
+      // One to declare, and of two to read the first has been heard of.
+      yield* passingUntil("it is refused", "1 second", () => timesSaid(nsqd, `SUB ${topic} g`) >= 3)
+      const error = yield* whileTimePasses(Fiber.join(subscribing), { step: "1 minute" })
+      assert.strictEqual(error.reason._tag, "Unavailable")
+      assert.match(error.message, /refuses channel "g" of topic "t": .*E_SUB_FAILED/)
+    }).pipe(atRest, quietly)
+  )
+
+  it.live("at one of two nsqd leaves the subscription to the other, and is told", () =>
+    Effect.gen(function* () {
+      const [refusing, other] = [yield* fakeNsqd, yield* fakeNsqd]
+      const broker = yield* connect({ nsqd: [refusing.address, other.address] })
+      yield* broker.declare({ topic, groups: ["g"] })
+      refuseReading(refusing, "E_UNAUTHORIZED")
+      const isRefused = () => timesSaid(refusing, `SUB ${topic} g`) > 1
+      other.answer = (line) =>
+        line === `SUB ${topic} g` ? Effect.runPromise(Effect.as(until("it is refused", isRefused), "OK")) : "OK"
+      const subscription = yield* subscribe(broker)
+      yield* until("it is told", () => subscription.problem?.() !== undefined)
+      assert.include(subscription.problem?.()?.message, refusing.address)
+      yield* until("the other is read", () => (other.reader(topic)?.ready ?? 0) > 0)
+      other.reader(topic)?.deliver(idAt(1))
+      assert.strictEqual(idOf(yield* takeOne(subscription)), idAt(1))
+      refusing.answer = () => "OK"
+      yield* until("it is over", () => subscription.problem?.() === undefined)
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.live("of a retry is told until the server has it", () =>
+    Effect.gen(function* () {
+      const nsqd = yield* fakeNsqd
+      const subscription = yield* subscribe(yield* connect({ nsqd: [nsqd.address] }))
+      const { main } = yield* readers(nsqd)
+      nsqd.answer = (line) => (line === `PUB ${own}` ? "E_UNAUTHORIZED no" : "OK")
+      main.deliver(idAt(1))
+      const delivery = yield* takeOne(subscription)
+      const { envelope } = delivery.message
+      yield* subscription.settle([{ _tag: "Retry", delivery, delay: 0, envelope: { ...envelope, attempt: 2 } }])
+      yield* until("it is told", () => subscription.problem?.() !== undefined)
+      assert.deepInclude(subscription.problem?.()?.reason, { _tag: "Rejected", code: "Denied" })
+      assert.notInclude(main.said, `FIN ${idAt(1)}`)
+      nsqd.answer = () => "OK"
+      yield* until("the message is finished", () => main.said.includes(`FIN ${idAt(1)}`))
+      assert.isUndefined(subscription.problem?.())
+    }).pipe(Effect.scoped, quietly)
   )
 })
 

@@ -3,12 +3,13 @@ import { readFileSync } from "node:fs"
 import { createServer } from "node:http"
 import { fileURLToPath } from "node:url"
 import { assert, it } from "@effect/vitest"
-import { Effect, Layer, Redacted, References } from "effect"
+import { Effect, Layer, Redacted, References, Schedule, Schema } from "effect"
+import { Consumer, Topic } from "millrace"
 import { Nsq } from "millrace/nsq"
 import { describeWith } from "../services.ts"
 import { driver, idOf, message, subscribe, takeOne } from "../support.ts"
 import { nsqd } from "./server.ts"
-import { fresh } from "./support.ts"
+import { fresh, until } from "./support.ts"
 
 const cert = fileURLToPath(new URL("tls/cert.pem", import.meta.url))
 const key = fileURLToPath(new URL("tls/key.pem", import.meta.url))
@@ -34,8 +35,8 @@ const roundTrip = (topic: string) =>
 const refusal = (options: Nsq.Options<"default">) =>
   Effect.map(Effect.flip(Effect.scoped(Layer.build(Nsq.layer({ ...soon, ...options })))), ({ reason }) => reason)
 
-/** An authorization server that knows one secret, which may use one topic. */
-const authServer = (secret: string, topic: string) =>
+/** An authorization server that knows one secret, which may use the topics of a pattern. */
+const authServer = (secret: string, topics: () => string) =>
   Effect.acquireRelease(
     Effect.callback<{ readonly address: string; readonly asked: Array<URLSearchParams>; close: () => void }>(
       (resume) => {
@@ -45,7 +46,7 @@ const authServer = (secret: string, topic: string) =>
           asked.push(searchParams)
           if (searchParams.get("secret") !== secret) return response.writeHead(403).end("{}")
           const permissions = ["publish", "subscribe"]
-          const authorizations = [{ topic: `^${topic}`, channels: [".*"], permissions }]
+          const authorizations = [{ topic: topics(), channels: [".*"], permissions }]
           response.end(JSON.stringify({ ttl: 3600, identity: "tests", authorizations }))
         }).listen(0, "127.0.0.1", () => {
           const address = server.address()
@@ -100,7 +101,7 @@ describeWith("nsq", () => {
   it.live("gives the secret to a server that wants one, and says Denied where it is wrong, missing or not enough", () =>
     Effect.gen(function* () {
       const mine = fresh()
-      const auth = yield* authServer("s3cret", mine)
+      const auth = yield* authServer("s3cret", () => `^${mine}`)
       const { tcp } = yield* nsqd(`-auth-http-address=${auth.address}`, ...withTls)
       const layer = Nsq.layer({ nsqd: [tcp], authSecret: Redacted.make("s3cret"), tls: { ca } })
       yield* Effect.gen(function* () {
@@ -116,6 +117,32 @@ describeWith("nsq", () => {
         const reason = yield* refusal({ nsqd: [tcp], authSecret })
         assert.strictEqual(reason._tag === "Rejected" && reason.code, "Denied")
       }
+    }).pipe(Effect.scoped, quietly)
+  )
+
+  it.live("where the topic of a group's own may not be read health says so, until it may", () =>
+    Effect.gen(function* () {
+      const topic = Topic.make(fresh(), { schema: Schema.Number, version: 1, groups: ["g"] })
+      let allowed = `^${topic.name}$`
+      const auth = yield* authServer("s3cret", () => allowed)
+      const { tcp } = yield* nsqd(`-auth-http-address=${auth.address}`)
+      yield* Effect.gen(function* () {
+        const got: Array<number> = []
+        const consumer = yield* Consumer.make(topic, (n) => Effect.sync(() => got.push(n)), { group: "g" })
+        const is = (status: string) =>
+          Effect.repeat(consumer.health, {
+            until: (health) => health.status === status,
+            schedule: Schedule.spaced("10 millis")
+          })
+        const { problem } = yield* is("unreachable")
+        assert.strictEqual(problem?.reason._tag === "Rejected" && problem.reason.code, "Denied")
+        assert.match(problem?.message ?? "", /refuses channel "g" of topic ".*\.\.retry".*E_UNAUTHORIZED/)
+        yield* topic.publish(1)
+        yield* until("it is handled", () => got.length === 1)
+        assert.strictEqual((yield* consumer.health).problem?.message, problem?.message)
+        allowed = `^${topic.name}`
+        yield* is("consuming")
+      }).pipe(Effect.scoped, Effect.provide(Nsq.layer({ nsqd: [tcp], authSecret: "s3cret" })))
     }).pipe(Effect.scoped, quietly)
   )
 })

@@ -16,7 +16,7 @@ import type { ServerError } from "../protocol/errors.ts"
 import type { Message } from "../protocol/Message.ts"
 import type { Copies } from "./Copies.ts"
 import { needsTurns, spread } from "./Credit.ts"
-import { rejected, unavailable } from "./errors.ts"
+import { rejected } from "./errors.ts"
 import { NsqDelivery, type Session } from "./Session.ts"
 import { decode } from "./Wire.ts"
 
@@ -37,8 +37,10 @@ const longestTurn = 5
 const lingerMillis = 100
 
 export class Consumption {
-  /** What keeps it from receiving, while nothing is connected. */
-  problem: BrokerError | undefined = undefined
+  /** What servers refuse to hand over, by what that is: until they do, although others may hand over what they have. */
+  readonly refusals = new Map<string, BrokerError>()
+  /** Why the topic is read nowhere, while it is not. */
+  private away: BrokerError | undefined = undefined
   readonly options: SubscribeOptions
   readonly sessions: Array<Session> = []
   private readonly parts: Parts
@@ -64,6 +66,11 @@ export class Consumption {
     this.lost = Stream.fromQueue(lost)
   }
 
+  /** What keeps all or some from being received, or retries from being written. */
+  get problem(): BrokerError | undefined {
+    return this.away ?? this.refusals.values().next().value ?? this.parts.copies.problem
+  }
+
   private now(): number {
     return Number(this.parts.clock.monotonicTimeNanosUnsafe()) / 1_000_000
   }
@@ -74,7 +81,7 @@ export class Consumption {
 
   opened(session: Session): void {
     this.sessions.push(session)
-    this.problem = undefined
+    if (!session.own) this.away = undefined
     this.balance()
   }
 
@@ -323,10 +330,9 @@ export class Consumption {
     this.wake()
   }
 
-  /** While no connection is there. */
-  unreachable(detail: string, cause: unknown): void {
-    if (this.sessions.some(({ own }) => !own)) return
-    this.problem = unavailable(this.about, detail, cause)
+  /** Nothing can be read somewhere, now. */
+  unreachable(problem: BrokerError): void {
+    if (!this.sessions.some(({ own }) => !own)) this.away = problem
   }
 
   /** Gives back what is unsettled, except for what is abandoned: that comes back when its lease ends. */

@@ -17,6 +17,8 @@ export class Copies {
   private readonly log: (message: string, error: BrokerError) => void
   private onIdle: () => void = () => undefined
   private over = false
+  /** Why copies were not confirmed, by what they are of: until they are. */
+  private readonly failing = new Map<RawMessage, BrokerError>()
 
   constructor(
     publisher: Publisher,
@@ -28,6 +30,11 @@ export class Copies {
     this.topic = topic
     this.maxFrameBytes = maxFrameBytes
     this.log = log
+  }
+
+  /** What keeps a copy from being stored. */
+  get problem(): BrokerError | undefined {
+    return this.failing.values().next().value
   }
 
   /** Sends a copy, and calls when it is confirmed. False where it can never be stored. */
@@ -55,20 +62,22 @@ export class Copies {
       state: "waiting",
       alone: false,
       done: (answer: Published) => {
-        if (answer._tag !== "Failed") return this.ended(confirmed)
+        if (answer._tag !== "Failed") return this.ended(message, confirmed)
         const what = `NSQ: a copy of message ${message.envelope.id} for topic "${this.topic}" was not confirmed`
         if (this.over) {
           this.log(`${what}, and is not sent again, since the subscription is closed`, answer.error)
-          return this.ended(() => undefined)
+          return this.ended(message, () => undefined)
         }
         if (failures === 0) this.log(`${what}; it is sent again`, answer.error)
+        this.failing.set(message, answer.error)
         const pause = Math.min(10_000, 50 * 2 ** Math.min(failures, 10))
         setTimeout(() => this.sendUntilThere(message, bytes, delay, failures + 1, confirmed), pause)
       }
     })
   }
 
-  private ended(confirmed: () => void): void {
+  private ended(message: RawMessage, confirmed: () => void): void {
+    this.failing.delete(message)
     confirmed()
     this.open--
     if (this.open === 0) this.onIdle()

@@ -131,13 +131,27 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
     const fibers = yield* FiberMap.make<string>()
     let onOpened: (() => void) | undefined
     let onRefused: ((error: BrokerError) => void) | undefined
-    const feedOf = (address: NodeAddress, place: { readonly topic: string; readonly own: boolean }) =>
+    const known = new Set<string>()
+    const feeds = new Map<string, Feed>()
+    /** The server has said no. It is asked again and again, and meanwhile an operator should know. */
+    const refuse = (feed: string, problem: BrokerError) => {
+      const { refusals } = consumption
+      if (refusals.get(feed)?.message !== problem.message) fork(Effect.logWarning(`NSQ: ${problem.reason.detail}`))
+      refusals.set(feed, problem)
+      // Where all say no, and would again, there is nothing to wait for.
+      const all = [...known].every((key) => refusals.get(`${key} ${topic}`)?.reason._tag === "Rejected")
+      if (all) onRefused?.(problem)
+    }
+    const feedOf = (address: NodeAddress, place: { readonly topic: string; readonly own: boolean }, name: string) =>
       new Feed(
         { ...place, channel: group },
         () => ({ ...connectOptions(parts.settings, address), ...leaseOf(options) }),
         {
           opened: (session) => {
             consumption.opened(session)
+            if (consumption.refusals.delete(name)) {
+              fork(Effect.logInfo(`NSQ: nsqd ${keyOf(address)} hands over what is in "${place.topic}" again`))
+            }
             if (!session.own) onOpened?.()
           },
           ended: (session) => consumption.ended(session),
@@ -151,9 +165,13 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
             }
           },
           failed: (error) => {
-            consumption.unreachable(error.message, error)
-            const refused = errorOf(about, error)
-            if (refused.reason._tag === "Rejected") onRefused?.(refused)
+            const where = `nsqd ${keyOf(address)} refuses channel "${group}" of topic "${place.topic}"`
+            const refused = error._tag === "ServerError"
+            const problem = refused
+              ? errorOf(about, error, `${where}: ${error.message}`)
+              : errorOf({ operation: "take", topic }, error)
+            consumption.unreachable(problem)
+            if (refused) refuse(name, problem)
           },
           onMessage: (session, message) => consumption.receive(session, message),
           onFailed: (session, error) => consumption.failed(session, error)
@@ -165,8 +183,6 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
             : Effect.option(Lookup.startTime(http)).pipe(Effect.map(Option.getOrUndefined))
         })
       )
-    const known = new Set<string>()
-    const feeds = new Map<string, Feed>()
     const follow = () => {
       for (const address of parts.nodes.having([topic, own])) {
         const key = keyOf(address)
@@ -176,19 +192,21 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
           { topic, own: false },
           { topic: own, own: true }
         ]) {
-          const feed = feedOf(address, place)
-          feeds.set(`${key} ${place.topic}`, feed)
-          fork(FiberMap.run(fibers, `${key} ${place.topic}`, feed.keep))
+          const name = `${key} ${place.topic}`
+          const feed = feedOf(address, place, name)
+          feeds.set(name, feed)
+          fork(FiberMap.run(fibers, name, feed.keep))
         }
       }
       const current = new Set(parts.nodes.having([topic, own]).map(keyOf))
       for (const key of known) {
         if (current.has(key)) continue
         known.delete(key)
-        for (const name of [topic, own]) {
-          feeds.get(`${key} ${name}`)?.rescue()
-          feeds.delete(`${key} ${name}`)
-          fork(FiberMap.remove(fibers, `${key} ${name}`))
+        for (const name of [`${key} ${topic}`, `${key} ${own}`]) {
+          feeds.get(name)?.rescue()
+          feeds.delete(name)
+          consumption.refusals.delete(name)
+          fork(FiberMap.remove(fibers, name))
         }
       }
     }
@@ -212,7 +230,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       onRefused = (error) => resume(Effect.fail(error))
       follow()
     })
-    yield* parts.patiently(about, opened)
+    yield* parts.patiently(about, opened, () => consumption.problem?.reason.detail)
     const tick = Effect.suspend(() => Effect.sleep(consumption.hasTurns ? turnMillis : 5 * turnMillis))
     yield* Effect.forkScoped(Effect.forever(Effect.andThen(tick, consumption.tick)))
     return {

@@ -162,7 +162,11 @@ export class Parts {
   }
 
   /** Tries again while servers are out of reach, as long as operations wait for a connection. */
-  patiently<A>(about: About, effect: Effect.Effect<A, BrokerError>): Effect.Effect<A, BrokerError> {
+  patiently<A>(
+    about: About,
+    effect: Effect.Effect<A, BrokerError>,
+    why: () => string | undefined = () => undefined
+  ): Effect.Effect<A, BrokerError> {
     return Effect.suspend(() => {
       const { waitForConnection } = this.settings
       let last: BrokerError | undefined
@@ -179,10 +183,10 @@ export class Parts {
         Effect.retry({ while: (error) => error === "again" }),
         Effect.timeoutOrElse({
           duration: waitForConnection,
-          orElse: () =>
-            Effect.fail(
-              unavailable(about, `not done within ${waitForConnection} ms: ${last?.reason.detail ?? this.whyNot}`)
-            )
+          orElse: () => {
+            const detail = last?.reason.detail ?? why() ?? this.whyNot
+            return Effect.fail(unavailable(about, `not done within ${waitForConnection} ms: ${detail}`))
+          }
         }),
         // What is to be tried again is.
         Effect.mapError((error) => (error instanceof Failed ? error : unavailable(about, this.whyNot)))

@@ -97,7 +97,11 @@ export class Topology {
     const subscribe = Effect.flatMap(connect(connectOptions(this.settings, address)), (connection) =>
       ask(connection, Command.sub(topic, channel))
     )
-    return Effect.map(Effect.scoped(subscribe), () => {
+    // A channel with as many consumers as the server allows is there.
+    const isFull = (error: ServerError | ConnectionLost) =>
+      error._tag === "ServerError" && error.code === "E_SUB_FAILED" && error.detail.includes("exceeds limit")
+    const declared = Effect.catchIf(Effect.scoped(subscribe), isFull, () => Effect.void)
+    return Effect.map(declared, () => {
       const key = keyOf(address)
       const there = this.there.get(key) ?? new Set()
       there.add(`${topic} ${channel}`)

@@ -23,8 +23,8 @@ const codes: Readonly<Record<string, Rejected["code"]>> = {
 }
 
 /** The error of what an nsqd refused, or of a connection that was lost. What it could not do may work another time. */
-export const errorOf = (about: About, error: ServerError | ConnectionLost): BrokerError => {
-  if (error._tag === "ConnectionLost") return unavailable(about, error.message, error)
+export const errorOf = (about: About, error: ServerError | ConnectionLost, detail = error.message): BrokerError => {
+  if (error._tag === "ConnectionLost") return unavailable(about, detail, error)
   const code = codes[error.code]
-  return code === undefined ? unavailable(about, error.message, error) : rejected(about, code, error.message, error)
+  return code === undefined ? unavailable(about, detail, error) : rejected(about, code, detail, error)
 }

@@ -15,6 +15,7 @@ export const entryOf = (name: string, parts: Parts): Entry => ({
     ...[...parts.links.values()].flatMap(({ connection, problem }) =>
       connection === undefined ? [problem?.message ?? "connecting"] : []
     ),
+    ...[...parts.consumptions].flatMap(({ refusals }) => [...refusals.values()].map(({ reason }) => reason.detail)),
     ...(parts.nodes.problem === undefined ? [] : [parts.nodes.problem])
   ]
 })
