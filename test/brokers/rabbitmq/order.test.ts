@@ -1,7 +1,8 @@
 /** Order by key: one process of a group receives, and what it leaves behind comes to the next one in its order. */
 import { assert, it } from "@effect/vitest"
 import type { Scope } from "effect"
-import { Effect, Exit, Fiber, Layer, Option, Scope as Scopes, Stream } from "effect"
+import { Effect, Exit, Fiber, Layer, Option, Schema, Scope as Scopes, Stream } from "effect"
+import { Consumer, Topic } from "millrace"
 import { RabbitMq } from "millrace/rabbitmq"
 import type { Broker } from "../../../src/messaging/Broker.ts"
 import { BrokerError } from "../../../src/messaging/BrokerError.ts"
@@ -237,6 +238,54 @@ describeWith("rabbitmq", (rabbitmq) => {
         assert.deepStrictEqual(yield* acknowledge(subscription, [second]), ["Lost"])
       }).pipe(Effect.scoped, Effect.provide(RabbitMq.layer({ url, order: true, acknowledgementTimeout: "2 seconds" })))
     })
+  )
+
+  test(
+    "what is given back when the server's time is nearly over comes again with all of that time, and so do the others",
+    Effect.gen(function* () {
+      const { topic } = yield* topicWith(["a", "b", "a"])
+      yield* Effect.gen(function* () {
+        // A tenth of the lease is more than the server's time: whatever is given back has too little of it left.
+        const subscription = yield* subscribe(yield* driver, { ...inOrder, topic, lease: 30_000 })
+        const lost: Array<Delivery> = []
+        yield* Effect.forkScoped(
+          Stream.runForEach(subscription.lost, (some) => Effect.sync(() => lost.push(...some))),
+          { startImmediately: true }
+        )
+        const [first, second] = yield* takeAll(subscription, 2)
+        if (first === undefined || second === undefined) return assert.fail("two of three")
+        assert.deepStrictEqual(yield* subscription.settle([{ _tag: "Release", delivery: first }]), ["Unconfirmed"])
+        const again = yield* takeAll(subscription, 3)
+        assert.deepStrictEqual(again.map(idOf), ["0", "1", "2"])
+        const oldest = Math.max(first.leaseEndsAt ?? 0, second.leaseEndsAt ?? 0)
+        for (const { leaseEndsAt } of again) assert.isAbove(leaseEndsAt ?? 0, oldest)
+        assert.deepStrictEqual(lost, [second])
+      }).pipe(Effect.scoped, Effect.provide(RabbitMq.layer({ url, order: true, acknowledgementTimeout: "2 seconds" })))
+    })
+  )
+
+  test(
+    "a handler that takes longer than the server waits runs once in each of the server's times",
+    Effect.gen(function* () {
+      const topic = Topic.make(fresh(), {
+        schema: Schema.Struct({ n: Schema.Number }),
+        version: 1,
+        key: () => "k",
+        groups: ["g"]
+      })
+      const starts: Array<number> = []
+      const handler = () =>
+        Effect.suspend(() => {
+          starts.push(performance.now())
+          return Effect.never
+        })
+      // The consumer gives up a twelfth of its lease before the end: 1.3 seconds after the delivery, and half a second early.
+      yield* Consumer.make(topic, handler, { ...inOrder, lease: "6 seconds" })
+      yield* topic.publish({ n: 1 })
+      yield* until("it ran three times", () => starts.length >= 3)
+      const [, second = 0, third = 0] = starts
+      assert.isAbove(third - second, 600)
+    }).pipe(Effect.scoped, Effect.provide(RabbitMq.layer({ url, order: true, acknowledgementTimeout: "2 seconds" })))
   )
 
   test(

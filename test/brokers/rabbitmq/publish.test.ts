@@ -1,4 +1,7 @@
 /** Publishing: what is confirmed, what is bounded, and what happens while the server takes nothing. */
+import { execFile } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
 import { assert, it } from "@effect/vitest"
 import { Effect, Fiber, Option, Redacted } from "effect"
 import { Registry } from "millrace"
@@ -277,5 +280,20 @@ describeWith("rabbitmq", (rabbitmq) => {
       while (ids.length < 2) ids.push(...(yield* take(subscription)))
       assert.deepStrictEqual(ids, ["e", "i".repeat(300)])
     }).pipe(Effect.scoped, Effect.provide(layer))
+  )
+
+  it.live("where one of many cannot be written and its failure interrupts the others, publishing goes on", () =>
+    Effect.gen(function* () {
+      const file = fileURLToPath(new URL("siblings.ts", import.meta.url))
+      // Killed where it hangs, which is a failure.
+      const { stdout } = yield* Effect.promise(() =>
+        promisify(execFile)(process.execPath, ["--conditions=millrace-source", file], {
+          env: { ...process.env, RABBITMQ_URL: url, TOPIC: fresh() },
+          timeout: 30_000,
+          killSignal: "SIGKILL"
+        })
+      )
+      assert.strictEqual(stdout, "TooLarge Confirmed\n")
+    })
   )
 })

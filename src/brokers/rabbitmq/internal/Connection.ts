@@ -10,6 +10,11 @@ import type { Settings } from "./Settings.ts"
 /** Milliseconds in which a closed connection says its last. */
 const lastWord = 1_000
 
+/** Of a peer that does not answer, the socket would stay open. Others may have the last word. */
+const cutSoon = (abort: AbortController): void => {
+  setTimeout(() => abort.abort(), lastWord).unref()
+}
+
 export class Connection {
   readonly model: ChannelModel
   /** Why the server takes no messages now, such as "low on memory". */
@@ -36,8 +41,7 @@ export class Connection {
     })
     model.on("close", (cause) => {
       this.reason = textOf(cause ?? error ?? "it was closed")
-      // Of a peer that does not answer, the socket would stay open. Others may have the last word.
-      setTimeout(() => abort.abort(), lastWord).unref()
+      cutSoon(abort)
       this.tell()
     })
     model.on("blocked", (reason) => {
@@ -125,7 +129,10 @@ const openOne = (
         const connection = new Connection(model, abort)
         // Not in the client's types: the server has closed it in the same breath, which the client has told nobody.
         const { expectSocketClose } = model.connection as { readonly expectSocketClose?: unknown }
-        if (expectSocketClose === true) return fail(new Error("the server closed the connection when it was opened"))
+        if (expectSocketClose === true) {
+          cutSoon(abort)
+          return fail(new Error("the server closed the connection when it was opened"))
+        }
         if (!abort.signal.aborted) use(connection)
         resume(Effect.void)
       }, fail)

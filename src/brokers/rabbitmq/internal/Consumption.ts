@@ -231,9 +231,9 @@ export class Consumption {
     if (this.available > 0 || this.over !== undefined) this.taking?.()
   }
 
-  /** How many may be handed over now, at most. */
+  /** How many may be handed over now, at most. None of a channel that is being closed: the server is about to have them again. */
   private get available(): number {
-    return Math.min(this.buffer.size, this.credit - this.held)
+    return this.session?.isOpen === true ? Math.min(this.buffer.size, this.credit - this.held) : 0
   }
 
   /** Only the waiting is interruptible: what was picked is returned. */
@@ -251,7 +251,7 @@ export class Consumption {
   private readonly change: Effect.Effect<void> = Effect.callback((resume) => {
     this.taking = () => resume(Effect.void)
     if (this.changed) this.wake()
-    if (!this.ordered) return
+    if (!this.ordered || this.session?.isOpen !== true) return
     // What has become due since it was looked must not be missed.
     const wait = this.buffer.nextDue(this.pickedAt) - this.now()
     if (this.held >= this.credit || wait === Number.POSITIVE_INFINITY) return
