@@ -305,35 +305,44 @@ describe("the history of a message", () => {
     )
   )
 
-  it.effect("is left out where the broker takes no letter of that size", () =>
-    Effect.gen(function* () {
-      const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Error(CJK)), {
-        group: "g",
-        onError: () => Consumer.deadLetter
-      })
-      yield* publish(1)
-      yield* settle
-      assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
-      const [letter] = yield* Stream.runCollect(DeadLetters.list(Numbers))
-      assert.deepInclude(letter, { reason: "decision", attempts: [] })
-      assert.include(letter?.cause, "錯誤")
-    }).pipe(
-      scopedInTime,
-      Effect.provide(
-        changedDriver((driver) => ({
-          ...driver,
-          publish: (messages) =>
-            messages.some(({ envelope }) => Buffer.byteLength(JSON.stringify(envelope)) > 1_000)
-              ? Effect.fail(
-                  new Broker.BrokerError({
-                    broker: "test",
-                    operation: "publish",
-                    reason: new Broker.Rejected({ code: "TooLarge", detail: "at most 1000 bytes" })
-                  })
-                )
-              : driver.publish(messages)
-        }))
-      )
+  /** A broker that takes no letter of more bytes than this. */
+  const lettersUpTo = (most: number) =>
+    changedDriver((driver) => ({
+      ...driver,
+      publish: (messages) =>
+        messages.some(
+          ({ destination, envelope }) =>
+            destination._tag === "DeadLetters" && Buffer.byteLength(JSON.stringify(envelope)) > most
+        )
+          ? Effect.fail(
+              new Broker.BrokerError({
+                broker: "test",
+                operation: "publish",
+                reason: new Broker.Rejected({ code: "TooLarge", detail: `at most ${most} bytes` })
+              })
+            )
+          : driver.publish(messages)
+    }))
+
+  for (const [what, pad] of [
+    ["is left out where the broker takes no letter of that size", "short"],
+    ["and the headers are left out where they leave no room for a letter", CJK]
+  ] as const) {
+    it.effect(what, () =>
+      Effect.gen(function* () {
+        const consumer = yield* Consumer.make(Numbers, () => Effect.fail(new Error(CJK)), {
+          group: "g",
+          onError: () => Consumer.deadLetter
+        })
+        yield* Numbers.publish({ n: 1 }, { headers: { pad } })
+        yield* settle
+        assert.deepInclude(yield* balanced(consumer), { deadLettered: 1 })
+        const [letter] = yield* Stream.runCollect(DeadLetters.list(Numbers))
+        assert.deepInclude(letter, { reason: "decision", attempts: [] })
+        assert.include(letter?.cause, "錯誤")
+        assert.deepStrictEqual(letter?.envelope.headers, pad === CJK ? {} : { pad })
+        assert.strictEqual(letter?.cause.startsWith("without its headers"), pad === CJK)
+      }).pipe(scopedInTime, Effect.provide(lettersUpTo(1_000)))
     )
-  )
+  }
 })

@@ -21,6 +21,7 @@ import type { DeliveryOutcome } from "../ConsumerReport.ts"
 import type { Delivery, Driver, OutgoingMessage, Settled, Settlement, Subscription } from "../Driver.ts"
 import type { Envelope } from "../Envelope.ts"
 import { LeaseLost } from "../LeaseLost.ts"
+import { bare, isTooLarge, terse } from "../shortened.ts"
 import type { Undecodable } from "../TopicError.ts"
 import type { Work } from "./Attempts.ts"
 import { attempt } from "./Attempts.ts"
@@ -35,7 +36,7 @@ import type { Restore } from "./Restore.ts"
 import type { Settling } from "./Settler.ts"
 import { Settler } from "./Settler.ts"
 import type { Attempt, Decisions, Verdict } from "./Verdict.ts"
-import { judge, terse } from "./Verdict.ts"
+import { judge } from "./Verdict.ts"
 
 export class ConsumerEngine {
   readonly held = new Map<Delivery, Held>()
@@ -260,10 +261,12 @@ export class ConsumerEngine {
       destination: { _tag: "DeadLetters", topic, group }
     })
     const what = `write the dead letter of message ${held.envelope.id}`
+    const publish = (envelope: Envelope) => publishOne(this.driver, letter(envelope), constVoid)
+    // What the message has gathered must not keep it here for ever, and what it has brought along neither.
     const write = this.insistInTime(what, () =>
-      Effect.catchIf(publishOne(this.driver, letter(verdict.envelope), constVoid), isTooLarge, () =>
-        // The message itself has found room before; what it has gathered since must not keep it here for ever.
-        publishOne(this.driver, letter(terse(verdict.envelope)), constVoid)
+      publish(verdict.envelope).pipe(
+        Effect.catchIf(isTooLarge, () => publish(terse(verdict.envelope))),
+        Effect.catchIf(isTooLarge, () => publish(bare(verdict.envelope)))
       )
     )
     const { onDeadLetter } = this.decisions
@@ -441,7 +444,5 @@ export class ConsumerEngine {
 
 /** Most unknown versions that are told of: what stands in a foreign message may be anything. */
 const mostVersions = 100
-
-const isTooLarge = ({ reason }: BrokerError): boolean => reason._tag === "Rejected" && reason.code === "TooLarge"
 
 const attemptOf = (exit: Exit.Exit<Attempt>): Attempt => (Exit.isSuccess(exit) ? exit.value : { _tag: "Handled", exit })

@@ -13,6 +13,7 @@ import type { ConsumerOptions } from "../ConsumerOptions.ts"
 import type { Decision } from "../Decision.ts"
 import type { DeathReason, Envelope, FailedAttempt, History } from "../Envelope.ts"
 import { thisProcess } from "../Source.ts"
+import { shorten } from "../shortened.ts"
 import type { Undecodable, UnknownVersion } from "../TopicError.ts"
 import type { ConsumerSettings } from "./ConsumerSettings.ts"
 import { retryWithBackoff } from "./ConsumerSettings.ts"
@@ -267,24 +268,9 @@ const historyWith = (envelope: Envelope, failure: Failure, now: number): History
   return { firstFailedAt: firstFailureOf(envelope, now), attempts: attempts.slice(first) }
 }
 
-/** The letter with as little as can be said, for a broker that takes no more: when, where, why. */
-export const terse = (envelope: Envelope): Envelope => ({
-  ...envelope,
-  history: undefined,
-  death: envelope.death && { ...envelope.death, cause: shorten(envelope.death.cause, 200) }
-})
-
 /** A replayed message begins anew, although its history goes on. */
 const firstFailureOf = (envelope: Envelope, now: number): number =>
   envelope.attempt === 1 ? now : (envelope.history?.firstFailedAt ?? now)
-
-/** At most so many bytes of UTF-8, and no half of a character: there are brokers that refuse those. */
-const shorten = (text: string, most: number): string => {
-  const whole = text.toWellFormed()
-  if (Buffer.byteLength(whole) <= most) return whole
-  const { read } = new TextEncoder().encodeInto(whole, new Uint8Array(most - 3))
-  return `${whole.slice(0, read)}…`
-}
 
 const tagOf = (error: unknown): string | undefined =>
   typeof error === "object" && error !== null && "_tag" in error && typeof error._tag === "string"

@@ -8,9 +8,10 @@ import { RabbitMq } from "millrace/rabbitmq"
 import { everyInterruptionPoint } from "millrace/testing"
 import type { Broker } from "../../../src/messaging/Broker.ts"
 import type { Delivery, Subscription } from "../../../src/messaging/Driver.ts"
+import type { Envelope } from "../../../src/messaging/Envelope.ts"
 import { describeWith } from "../services.ts"
 import { driver, idOf, subscribe, take, takeOne } from "../support.ts"
-import { codeOf, fresh, proxied, rawChannel, send, until } from "./support.ts"
+import { codeOf, fresh, getOne, proxied, rawChannel, send, until } from "./support.ts"
 
 const acknowledge = (subscription: Subscription, deliveries: ReadonlyArray<Delivery>) =>
   subscription.settle(deliveries.map((delivery) => ({ _tag: "Acknowledge", delivery })))
@@ -217,6 +218,111 @@ describeWith("rabbitmq", (rabbitmq) => {
       assert.deepStrictEqual(causes, [true])
     }),
     RabbitMq.layer({ url, acknowledgementTimeout: "2 seconds" })
+  )
+
+  class Failed extends Schema.TaggedError<Failed>()("Failed", { text: Schema.String }) {
+    override get message(): string {
+      return this.text
+    }
+  }
+
+  /** A topic whose first message fails with this text at each attempt; and what its handler has seen. */
+  const failing = (text: string, decision: Consumer.Decision) =>
+    Effect.gen(function* () {
+      const topic = Topic.make(fresh(), { schema: Schema.Struct({ n: Schema.Number }), version: 1, groups: ["g"] })
+      const seen: Array<Envelope> = []
+      let handled = false
+      yield* Consumer.make(
+        topic,
+        ({ n }, message) => {
+          if (n === 1) {
+            seen.push(message)
+            return Effect.fail(new Failed({ text }))
+          }
+          handled = true
+          return Effect.void
+        },
+        { group: "g", maxAttempts: 6, onError: { Failed: decision } }
+      )
+      const next = Effect.andThen(
+        topic.publish({ n: 2 }),
+        until("the next one is handled", () => handled)
+      )
+      return { name: topic.name, topic, seen, next }
+    })
+
+  for (const [name, query, most] of [
+    ["64 kB", "", 64_000],
+    ["what the connection takes", "?frameMax=8192", 6000]
+  ] as const) {
+    test(
+      `where headers leave no room for its history within ${name}, a retry goes without it, and so does the dead letter`,
+      Effect.gen(function* () {
+        const pad = "x".repeat(most)
+        const { name, next, seen, topic } = yield* failing(`it is ${"1".repeat(990)}`, Consumer.delay("10 millis"))
+        yield* topic.publish({ n: 1 }, { id: "wide", headers: { pad } })
+        const letter = yield* getOne(yield* rawChannel(url), `${name}:g:dead`)
+        assert.deepStrictEqual(
+          seen.map(({ attempt }) => attempt),
+          [1, 2, 3, 4, 5, 6]
+        )
+        assert.strictEqual(seen[1]?.history?.attempts.length, 1)
+        assert.isTrue(seen.some(({ attempt, history }) => attempt > 2 && history?.attempts.length === 0))
+        for (const { headers, history } of seen.slice(1)) {
+          assert.strictEqual(headers.pad, pad)
+          assert.strictEqual(history?.firstFailedAt, seen[1]?.history?.firstFailedAt)
+        }
+        const { headers = {} } = letter.properties
+        assert.deepInclude(headers, {
+          "cloudEvents:id": "wide",
+          "cloudEvents:attempt": "6",
+          "cloudEvents:deathreason": "exhausted",
+          pad
+        })
+        assert.match(String(headers["cloudEvents:deathcause"]), /it is 1+…$/)
+        yield* next
+      }),
+      RabbitMq.layer({ url: url + query })
+    )
+  }
+
+  for (const [name, decision, cause] of [
+    ["tried again", Consumer.delay("10 millis"), "its headers leave no room to try it again: no"],
+    ["set aside", Consumer.deadLetter, "no"]
+  ] as const) {
+    test(
+      `a message of another program whose headers leave no room at all is a dead letter without them where it is to be ${name}`,
+      Effect.gen(function* () {
+        const { name, next, seen } = yield* failing("no", decision)
+        const channel = yield* rawChannel(url)
+        // The most that the client can write.
+        const headers = { pad: "x".repeat(65_523) }
+        channel.publish(name, "", Buffer.from('{"n":1}'), { headers, messageId: "full" })
+        const letter = yield* getOne(channel, `${name}:g:dead`)
+        assert.strictEqual(letter.content.toString(), '{"n":1}')
+        assert.deepInclude(letter.properties.headers, {
+          "cloudEvents:id": "full",
+          "cloudEvents:deathcause": `without its headers, which left no room: ${cause}`
+        })
+        assert.notProperty(letter.properties.headers, "pad")
+        yield* next
+        assert.strictEqual(seen.length, 1)
+        assert.strictEqual((yield* (yield* driver).backlog({ topic: name, group: "g" })).waiting, 0)
+      })
+    )
+  }
+
+  test(
+    "a message of another program that is larger than may be published here is set aside all the same",
+    Effect.gen(function* () {
+      const { name, next } = yield* failing("no", Consumer.deadLetter)
+      const channel = yield* rawChannel(url)
+      const content = Buffer.from(`{"n":1,"pad":"${"x".repeat(2000)}"}`)
+      channel.publish(name, "", content, {})
+      assert.deepStrictEqual((yield* getOne(channel, `${name}:g:dead`)).content, content)
+      yield* next
+    }),
+    RabbitMq.layer({ url, maxMessageBytes: 1000 })
   )
 
   it.live("a server that waits for less than it was told closes the channel; consumption goes on", () =>

@@ -282,6 +282,25 @@ describeWith("rabbitmq", (rabbitmq) => {
     }).pipe(Effect.scoped, Effect.provide(layer))
   )
 
+  it.live("an envelope over what the connection takes is refused alone, and the connection stays", () =>
+    Effect.gen(function* () {
+      const { proxy, url: by } = yield* proxied(url)
+      yield* Effect.gen(function* () {
+        const topic = fresh()
+        const broker = yield* driver
+        yield* broker.declare({ topic, groups: ["g"] })
+        const wide = (id: string, bytes: number) => {
+          const message = send(topic, id)
+          return { ...message, envelope: { ...message.envelope, headers: { wide: "x".repeat(bytes) } } }
+        }
+        const answers = yield* broker.publish([wide("a", 8192), wide("b", 7000), wide("c", 60_000), send(topic, "d")])
+        assert.deepStrictEqual(answers.map(codeOf), ["TooLarge", "Confirmed", "TooLarge", "Confirmed"])
+        assert.deepStrictEqual(yield* proxy.connections, { open: 2, accepted: 2 })
+        assert.deepStrictEqual(yield* take(yield* subscribe(broker, { topic, credit: 1 })), ["b"])
+      }).pipe(Effect.scoped, Effect.provide(RabbitMq.layer({ url: `${by}?frameMax=8192` })))
+    }).pipe(Effect.scoped)
+  )
+
   it.live("where one of many cannot be written and its failure interrupts the others, publishing goes on", () =>
     Effect.gen(function* () {
       const file = fileURLToPath(new URL("siblings.ts", import.meta.url))

@@ -10,6 +10,11 @@ import type { Settings } from "./Settings.ts"
 /** Milliseconds in which a closed connection says its last. */
 const lastWord = 1_000
 
+/** Bytes of a frame with the properties of a message that are none of these. */
+const frameOverhead = 22
+/** The client writes up to 64 kB of headers, beside properties of up to 255 bytes each. */
+const clientLimit = 65_536 + 2_048
+
 /** Of a peer that does not answer, the socket would stay open. Others may have the last word. */
 const cutSoon = (abort: AbortController): void => {
   setTimeout(() => abort.abort(), lastWord).unref()
@@ -17,6 +22,8 @@ const cutSoon = (abort: AbortController): void => {
 
 export class Connection {
   readonly model: ChannelModel
+  /** Most bytes of all properties and headers of a message; infinite where it is more than the client can write. */
+  readonly mostProperties: number
   /** Why the server takes no messages now, such as "low on memory". */
   blocked: string | undefined = undefined
   /** Why it has ended, as a sentence; none while it is open. */
@@ -29,8 +36,11 @@ export class Connection {
   constructor(model: ChannelModel, abort: AbortController) {
     this.model = model
     this.abort = abort
-    // Not in the client's types. Where another version has it elsewhere, nothing is gathered.
-    const { stream } = model.connection as { readonly stream?: unknown }
+    // Not in the client's types. Where another version has them elsewhere, nothing is gathered, and the server looks at sizes.
+    const { frameMax, stream } = model.connection as { readonly frameMax?: unknown; readonly stream?: unknown }
+    // They go in one frame, which the client does not look at and for which the server closes the connection.
+    const most = typeof frameMax === "number" ? frameMax - frameOverhead : Number.POSITIVE_INFINITY
+    this.mostProperties = most < clientLimit ? most : Number.POSITIVE_INFINITY
     this.socket = stream instanceof Writable || stream instanceof Duplex ? stream : undefined
     // The client goes on writing then; this listener comes before its own.
     this.socket?.prependListener("drain", () => this.gather())

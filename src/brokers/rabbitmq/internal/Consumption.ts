@@ -20,6 +20,7 @@ import type {
   SubscribeOptions
 } from "../../../messaging/Driver.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
+import { bare, isTooLarge, terse, withoutAttempts } from "../../../messaging/shortened.ts"
 import { Buffer } from "./Buffer.ts"
 import type { Connection } from "./Connection.ts"
 import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
@@ -65,6 +66,8 @@ export interface Parts {
     delay: number,
     done: (answer: Published) => void
   ) => void
+  /** Sends a dead letter in place of a message; told once how that went. */
+  readonly setAside: (delivery: RabbitDelivery, envelope: Envelope, done: (answer: Published) => void) => void
   readonly log: (message: string, error: BrokerError) => void
 }
 
@@ -322,18 +325,40 @@ export class Consumption {
     this.buffer.giveBack(again)
   }
 
-  /** The decision stands: it is sent until the server has it, or has the original again. */
-  private retry(delivery: RabbitDelivery, envelope: Envelope, delay: number, failures: number): void {
+  /**
+   * The decision stands: it is sent until the server has it, or has the original again. Where its headers leave no room for what
+   * it has to carry, less of it is sent: without its attempts, and after that as a dead letter, since as it is it would come
+   * again for ever.
+   */
+  private retry(delivery: RabbitDelivery, envelope: Envelope, delay: number, failures: number, less = 0): void {
     if (delivery.state !== "retrying") return this.retryEnded()
-    this.parts.retry(delivery, envelope, delay, (answer) => {
+    const done = (answer: Published) => {
       if (answer._tag !== "Failed" || delivery.state !== "retrying") {
         if (delivery.state === "retrying") delivery.session.acknowledge([delivery])
         return this.retryEnded()
       }
-      if (failures === 0) this.parts.log(`${this.name} cannot send a retry, and goes on trying`, answer.error)
+      const { error } = answer
+      if (less < 3 && isTooLarge(error)) {
+        if (less === 1) this.parts.log(`${this.name} cannot try a message again, which becomes a dead letter`, error)
+        return this.retry(delivery, envelope, delay, failures, less + 1)
+      }
+      if (failures === 0) this.parts.log(`${this.name} cannot send a retry, and goes on trying`, error)
       const pause = Math.min(10_000, 50 * 2 ** Math.min(failures, 10))
       setTimeout(() => this.retry(delivery, envelope, delay, failures + 1), pause)
-    })
+    }
+    if (less === 0) this.parts.retry(delivery, envelope, delay, done)
+    else if (less === 1) this.parts.retry(delivery, withoutAttempts(envelope), delay, done)
+    else {
+      const letter = this.letter(delivery.message.envelope, envelope)
+      this.parts.setAside(delivery, less === 2 ? terse(letter) : bare(letter), done)
+    }
+  }
+
+  /** What becomes of a message whose next attempt cannot be sent. */
+  private letter(envelope: Envelope, next: Envelope): Envelope {
+    const failure = next.history?.attempts.at(-1)?.message ?? "it was given back"
+    const cause = `its headers leave no room to try it again: ${failure}`
+    return { ...envelope, death: { reason: "exhausted", cause, at: this.parts.clock.currentTimeMillisUnsafe() } }
   }
 
   private retryEnded(): void {

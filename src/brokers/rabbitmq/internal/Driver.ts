@@ -21,7 +21,7 @@ import { Consumption } from "./Consumption.ts"
 import { rejected, system } from "./errors.ts"
 import type { Item } from "./Lane.ts"
 import { invalidName, queueOf } from "./Names.ts"
-import { itemOf, retryOf } from "./Outgoing.ts"
+import { itemOf, letterOf, retryOf } from "./Outgoing.ts"
 import { Parts } from "./Parts.ts"
 import { entryOf } from "./registered.ts"
 import { RabbitDelivery } from "./Session.ts"
@@ -115,6 +115,10 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
         retry: (delivery, envelope, delay, done) => {
           const message = { envelope, body: delivery.message.body }
           parts.publisher.submit(retryOf(settings, topology, options, delivery, message, delay, done))
+        },
+        setAside: (delivery, envelope, done) => {
+          const message = { envelope, body: delivery.message.body }
+          parts.publisher.submit(letterOf(settings, topology, options, message, done))
         }
       },
       lost

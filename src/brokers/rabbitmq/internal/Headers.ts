@@ -82,3 +82,12 @@ export const headerProblem = (headers: Headers): string | undefined => {
   }
   return undefined
 }
+
+/** Bytes that a value takes in a message, at most. */
+export const bytesOf = (value: unknown): number => {
+  if (typeof value === "string") return 5 + Buffer.byteLength(value)
+  if (value instanceof Uint8Array) return 5 + value.byteLength
+  if (Array.isArray(value)) return value.reduce<number>((sum, one) => sum + bytesOf(one), 5)
+  if (typeof value !== "object" || value === null) return 9
+  return Object.entries(value).reduce((sum, [name, one]) => sum + 1 + Buffer.byteLength(name) + bytesOf(one), 5)
+}

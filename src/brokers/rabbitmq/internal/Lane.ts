@@ -7,6 +7,7 @@ import type { Published } from "../../../messaging/Driver.ts"
 import type { Connection } from "./Connection.ts"
 import type { About } from "./errors.ts"
 import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
+import { bytesOf } from "./Headers.ts"
 import type { Queue } from "./Topology.ts"
 import { idOf } from "./Wire.ts"
 
@@ -110,7 +111,7 @@ export class Lane {
       if (item === undefined) break
       if (item.state === "waiting") {
         // Or the channel has ended meanwhile; it says so by itself.
-        stopped = !this.traffic.hasRoom(item.content.byteLength) || !this.sendOne(channel, item)
+        stopped = !this.traffic.hasRoom(item.content.byteLength) || !this.sendOne(connection, channel, item)
         if (stopped) break
       }
       this.head++
@@ -123,8 +124,11 @@ export class Lane {
   }
 
   /** False where the channel is closed, so that nothing was sent. */
-  private sendOne(channel: ConfirmChannel, item: Item): boolean {
+  private sendOne({ mostProperties }: Connection, channel: ConfirmChannel, item: Item): boolean {
     try {
+      if (mostProperties < Number.POSITIVE_INFINITY && bytesOf(item.properties) > mostProperties) {
+        throw new RangeError(`this connection takes ${mostProperties} bytes of it (frame_max)`)
+      }
       channel.publish(item.exchange, item.routingKey, item.content, item.properties, (error: unknown) => {
         if (error !== null) this.failed(channel, item, error)
         else this.end(item, item.returned ? "Returned" : confirmed)

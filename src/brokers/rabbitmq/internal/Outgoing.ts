@@ -31,7 +31,8 @@ export const itemOf = (
   const group = destination._tag === "Topic" ? undefined : destination.group
   const wrongName = invalidName("publish", destination.topic, group)
   if (wrongName !== undefined) return wrongName
-  if (body.byteLength > settings.maxMessageBytes) {
+  // What comes again or is set aside has come from this server, whatever is allowed here.
+  if (destination._tag === "Topic" && body.byteLength > settings.maxMessageBytes) {
     const detail = `the payload has ${body.byteLength} bytes, and ${settings.maxMessageBytes} are allowed (maxMessageBytes)`
     return rejected(about, "TooLarge", `${detail}; put it elsewhere and send where it is`)
   }
@@ -63,6 +64,18 @@ export const retryOf = (
   const { priority } = delivery.source.properties
   const known = settings.priorities !== undefined && typeof priority === "number" ? priority : undefined
   return makeItem(about, message, way, settings, kept, known, done)
+}
+
+/** A delivery that is set aside without its consumer's doing. */
+export const letterOf = (
+  settings: Settings,
+  topology: Topology,
+  group: { readonly topic: string; readonly group: string },
+  message: RawMessage,
+  done: (answer: Published) => void
+): Item => {
+  const about: About = { operation: "set aside", topic: group.topic, ids: [message.envelope.id] }
+  return makeItem(about, message, toQueue(topology.deadQueue(group)), settings, 0, undefined, done)
 }
 
 const makeItem = (
