@@ -10,6 +10,8 @@ import type { Settings } from "./Settings.ts"
 /** Milliseconds in which a closed connection says its last. */
 const lastWord = 1_000
 
+/** Half of what servers allow by default: each costs them memory. */
+const mostChannels = 1_024
 /** Bytes of a frame with the properties of a message that are none of these. */
 const frameOverhead = 22
 /** The client writes up to 64 kB of headers, beside properties of up to 255 bytes each. */
@@ -24,6 +26,10 @@ export class Connection {
   readonly model: ChannelModel
   /** Most bytes of all properties and headers of a message; infinite where it is more than the client can write. */
   readonly mostProperties: number
+  /** Most channels that may be open at the same time. */
+  readonly mostChannels: number
+  /** Channels of lanes: those that are open, and those that are being opened or closed. */
+  channels = 0
   /** Why the server takes no messages now, such as "low on memory". */
   blocked: string | undefined = undefined
   /** Why it has ended, as a sentence; none while it is open. */
@@ -37,7 +43,12 @@ export class Connection {
     this.model = model
     this.abort = abort
     // Not in the client's types. Where another version has them elsewhere, nothing is gathered, and the server looks at sizes.
-    const { frameMax, stream } = model.connection as { readonly frameMax?: unknown; readonly stream?: unknown }
+    const { channelMax, frameMax, stream } = model.connection as {
+      readonly channelMax?: unknown
+      readonly frameMax?: unknown
+      readonly stream?: unknown
+    }
+    this.mostChannels = Math.min(mostChannels, typeof channelMax === "number" ? channelMax : mostChannels)
     // They go in one frame, which the client does not look at and for which the server closes the connection.
     const most = typeof frameMax === "number" ? frameMax - frameOverhead : Number.POSITIVE_INFINITY
     this.mostProperties = most < clientLimit ? most : Number.POSITIVE_INFINITY

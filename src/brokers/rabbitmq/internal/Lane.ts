@@ -1,5 +1,6 @@
 /**
- * One channel with confirms, for one exchange: what goes wrong with that exchange goes wrong for its messages alone.
+ * One channel with confirms, for one exchange: what goes wrong with that exchange goes wrong for its messages alone. The channel
+ * is opened when there is something to send, and given up where others need one more.
  */
 import type { ConfirmChannel, Message, Options } from "amqplib"
 import type { BrokerError } from "../../../messaging/BrokerError.ts"
@@ -44,16 +45,20 @@ export interface Traffic {
   readonly answered: (item: Item, answer: Published | Trouble) => void
   /** Before the first message of a channel: declares what this process has declared of the exchange. */
   readonly prepare: (channel: ConfirmChannel, exchange: string) => Promise<void>
+  /** The channel of a lane is closed, or could not be opened. */
+  readonly closed: (lane: Lane) => void
   /** There may be something to do. */
   readonly wake: () => void
 }
 
 const confirmed: Published = { _tag: "Confirmed" }
+/** Messages that all lanes have sent. */
+let turns = 0
 /** Most messages that one lane sends before others have their turn. */
 const atOnce = 64
 
 export class Lane {
-  private readonly exchange: string
+  readonly exchange: string
   private readonly traffic: Traffic
   private waiting: Array<Item> = []
   /** Those of `waiting` before this index are sent. */
@@ -65,6 +70,12 @@ export class Lane {
   private readonly unwritable: Array<readonly [Item, BrokerError]> = []
   private channel: ConfirmChannel | undefined = undefined
   private opening = false
+  /** Gives up its channel, and sends no more by it. */
+  private leaving = false
+  /** Something was sent by its channel. */
+  private hasSent = false
+  /** When it last sent something, as a number that grows. */
+  lastTurn = 0
 
   constructor(exchange: string, traffic: Traffic) {
     this.exchange = exchange
@@ -97,13 +108,44 @@ export class Lane {
     this.gone = 0
   }
 
+  /** Whether it has something to send, and a channel must be opened for it. */
+  get needsChannel(): boolean {
+    return this.channel === undefined && !this.opening && !this.leaving && !this.isEmpty
+  }
+
+  /** Whether its channel could be given up for another one: not before it was of use. */
+  get canLeave(): boolean {
+    return this.channel !== undefined && !this.leaving && (this.hasSent || this.isEmpty)
+  }
+
+  /** Whether nothing waits for it or for the server's answer. */
+  get isIdle(): boolean {
+    return this.isEmpty && this.unconfirmed.size === 0
+  }
+
+  /** Whether nothing is left of it. */
+  get isOver(): boolean {
+    return this.isIdle && this.channel === undefined && !this.opening && !this.leaving
+  }
+
+  /** Sends no more, and gives up its channel when all that was sent is confirmed. */
+  leave(): void {
+    this.leaving = true
+    this.leaveWhenConfirmed()
+  }
+
+  private leaveWhenConfirmed(): void {
+    const { channel } = this
+    if (!this.leaving || channel === undefined || this.unconfirmed.size > 0) return
+    this.channel = undefined
+    // It says by itself when it is closed.
+    channel.close().catch(() => undefined)
+  }
+
   /** Sends what there is room for, up to a turn's worth; answers whether it may go on at once. */
   send(connection: Connection): boolean {
     const { channel } = this
-    if (channel === undefined) {
-      if (!this.opening) void this.open(connection)
-      return false
-    }
+    if (channel === undefined || this.leaving) return false
     connection.gather()
     let stopped = false
     for (let count = 0; count < atOnce; count++) {
@@ -143,6 +185,8 @@ export class Lane {
       return true
     }
     item.state = "sent"
+    this.hasSent = true
+    this.lastTurn = ++turns
     this.unconfirmed.add(item)
     this.traffic.sent(item)
     return true
@@ -154,7 +198,9 @@ export class Lane {
   }
 
   private end(item: Item, answer: Published | Trouble): void {
-    if (this.unconfirmed.delete(item)) this.traffic.answered(item, answer)
+    if (!this.unconfirmed.delete(item)) return
+    this.leaveWhenConfirmed()
+    this.traffic.answered(item, answer)
   }
 
   private failed(channel: ConfirmChannel, item: Item, error: unknown): void {
@@ -163,8 +209,10 @@ export class Lane {
     if (this.channel === channel) this.channel = undefined
   }
 
-  private async open(connection: Connection): Promise<void> {
+  /** Opens a channel, and fails what waits for it where the server does not have the exchange. */
+  async open(connection: Connection): Promise<void> {
     this.opening = true
+    connection.channels++
     let channel: ConfirmChannel | undefined
     let closedBy: unknown
     try {
@@ -177,16 +225,21 @@ export class Lane {
       channel.on("return", (message) => this.returned(message))
       channel.on("close", () => {
         if (this.channel === opened) this.channel = undefined
+        this.leaving = false
+        connection.channels--
         queueMicrotask(() => this.closed(connection, closedBy))
       })
       await this.traffic.prepare(channel, this.exchange)
       if (connection.isOpen && closedBy === undefined) this.channel = channel
+      this.hasSent = false
     } catch (error) {
+      if (channel === undefined) connection.channels--
       channel?.close().catch(() => undefined)
       // Without a connection they wait for the next one.
       if (connection.isOpen) this.failAll((about) => errorOf(about, closedBy ?? error))
     } finally {
       this.opening = false
+      if (this.channel === undefined) this.traffic.closed(this)
       this.traffic.wake()
     }
   }
@@ -220,6 +273,7 @@ export class Lane {
         error: certain?.reason._tag === "Rejected" ? certain : unavailable(item.about, detail, error)
       })
     }
+    this.traffic.closed(this)
     this.traffic.wake()
   }
 

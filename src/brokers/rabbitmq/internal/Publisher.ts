@@ -6,6 +6,7 @@
  */
 import type { ConfirmChannel } from "amqplib"
 import type { Published } from "../../../messaging/Driver.ts"
+import type { Connection } from "./Connection.ts"
 import { rejected, unavailable } from "./errors.ts"
 import type { Item, Traffic, Trouble } from "./Lane.ts"
 import { Lane } from "./Lane.ts"
@@ -32,6 +33,10 @@ export class Publisher implements Traffic {
   private readonly lanes = new Map<string, Lane>()
   /** Those that have something to send, in the order of their turns. */
   private readonly ready = new Set<Lane>()
+  /** Those that have something to send and no channel, since there are as many as there may be; in the order of their turns. */
+  private readonly queueing = new Set<Lane>()
+  /** Those that were asked to give up their channels. */
+  private readonly leaving = new Set<Lane>()
   private readonly link: Link
   private readonly settings: Settings
   private readonly topology: Topology
@@ -95,20 +100,69 @@ export class Publisher implements Traffic {
       for (const lane of this.lanes.values()) lane.failAll(layerClosed)
       return
     }
+    const { current } = this.link
+    if (current === undefined || current.blocked !== undefined) return
     this.pumping = true
     try {
       for (const lane of this.ready) {
-        const { current } = this.link
-        if (current === undefined || current.blocked !== undefined) return
-        if (lane.send(current)) {
-          // Its next turn comes after the others'.
+        if (lane.needsChannel) {
+          this.ready.delete(lane)
+          this.queueing.add(lane)
+          continue
+        }
+        const { lastTurn } = lane
+        const goesOn = lane.send(current)
+        if (lane.isEmpty) {
+          this.ready.delete(lane)
+          this.forget(lane)
+        } else if (goesOn || (lane.lastTurn !== lastTurn && this.ready.size > 1)) {
+          // Its next turn comes after the others', also where there is no more room now.
           this.ready.delete(lane)
           this.ready.add(lane)
-        } else if (lane.isEmpty) this.ready.delete(lane)
+        }
       }
+      if (this.queueing.size > 0) this.openChannels(current)
     } finally {
       this.pumping = false
     }
+  }
+
+  /** Opens channels, as many as there may be; for each that must wait, another lane is asked to give up its own. */
+  private openChannels(connection: Connection): void {
+    for (const lane of this.queueing) {
+      if (connection.channels >= connection.mostChannels) break
+      this.queueing.delete(lane)
+      this.ready.add(lane)
+      // What waits in it may have been given up meanwhile.
+      if (lane.needsChannel) void lane.open(connection)
+    }
+    while (this.leaving.size < Math.min(this.queueing.size, connection.channels)) {
+      const lane = this.leastNeeded()
+      if (lane === undefined) return
+      this.leaving.add(lane)
+      lane.leave()
+    }
+  }
+
+  /** Of the lanes with a channel one that has nothing to do, and of these, or else of all, the one whose turn is longest ago. */
+  private leastNeeded(): Lane | undefined {
+    let found: Lane | undefined
+    for (const lane of this.lanes.values()) {
+      if (!lane.canLeave) continue
+      if (found === undefined || (lane.isIdle === found.isIdle ? lane.lastTurn < found.lastTurn : lane.isIdle))
+        found = lane
+    }
+    return found
+  }
+
+  readonly closed = (lane: Lane): void => {
+    this.leaving.delete(lane)
+    this.ready.add(lane)
+  }
+
+  /** Where nothing is left of a lane, the next message of its exchange gets another one. */
+  private forget(lane: Lane): void {
+    if (lane.isOver && this.lanes.get(lane.exchange) === lane) this.lanes.delete(lane.exchange)
   }
 
   readonly hasRoom = (bytes: number): boolean => {
