@@ -29,7 +29,7 @@ describeWith("rabbitmq", (rabbitmq) => {
       )
     )
 
-  /** A broker whose connections have so many channels at most, and how many channels publish by it now. */
+  /** A broker whose connections have so many channels at most, and what waits in it. */
   const withChannels = (most: number, by: string = url) =>
     Effect.gen(function* () {
       const registry = Registry.makeUnsafe()

@@ -12,6 +12,8 @@ const lastWord = 1_000
 
 /** Half of what servers allow by default: each costs them memory. */
 const mostChannels = 1_024
+/** The reply code for what went wrong inside the server. */
+const internalError = 541
 /** Bytes of a frame with the properties of a message that are none of these. */
 const frameOverhead = 22
 /** The client writes up to 64 kB of headers, beside properties of up to 255 bytes each. */
@@ -34,6 +36,8 @@ export class Connection {
   blocked: string | undefined = undefined
   /** Why it has ended, as a sentence; none while it is open. */
   reason: string | undefined = undefined
+  /** The server failed at what was asked of it by this connection, and closed it. */
+  failedInside = false
   private readonly abort: AbortController
   private readonly socket: Writable | undefined
   private gathering = false
@@ -62,6 +66,7 @@ export class Connection {
     })
     model.on("close", (cause) => {
       this.reason = textOf(cause ?? error ?? "it was closed")
+      this.failedInside = replyCode(cause) === internalError
       cutSoon(abort)
       this.tell()
     })

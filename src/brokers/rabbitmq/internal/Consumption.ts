@@ -21,6 +21,7 @@ import type {
 } from "../../../messaging/Driver.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
 import { bare, isTooLarge, terse, withoutAttempts } from "../../../messaging/shortened.ts"
+import type { Aside } from "./Aside.ts"
 import { Buffer } from "./Buffer.ts"
 import type { Connection } from "./Connection.ts"
 import { errorOf, rejected, textOf, unavailable } from "./errors.ts"
@@ -48,6 +49,9 @@ const handedOut = 1000
 const isHandedOver = ({ state }: RabbitDelivery): boolean => state === "held" || state === "abandoned"
 const sessionOf = ({ session }: RabbitDelivery): Session => session
 
+/** So often the server fails inside when a subscription begins, before that is put down to its queue. */
+const enough = 2
+
 /** Between two tries to consume; short, so that consumption goes on within seconds. */
 const untilConsuming = Schedule.jittered(
   Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("2 seconds")])
@@ -56,6 +60,7 @@ const untilConsuming = Schedule.jittered(
 /** What a subscription needs of the driver. */
 export interface Parts {
   readonly link: Link
+  readonly aside: Aside
   readonly settings: Settings
   readonly topology: Topology
   readonly clock: Clock.Clock
@@ -98,6 +103,10 @@ export class Consumption {
   /** Copies that are not confirmed yet. */
   private retrying = 0
   private onRetried: () => void = () => {}
+  /** How often in a row the server failed inside when it began. */
+  private failedInside = 0
+  /** Its own connection, once it had failed so often that it must be its queue. */
+  private own: Connection | undefined = undefined
   private readonly lostDeliveries: Queue.Queue<ReadonlyArray<Delivery>, Cause.Done>
   readonly lost: Stream.Stream<ReadonlyArray<Delivery>>
   private arrived = 0
@@ -129,17 +138,44 @@ export class Consumption {
   }
 
   /** Opens a channel and consumes. Interrupted, it is closed. */
-  readonly begin: Effect.Effect<void, BrokerError> = Effect.suspend(() =>
-    Effect.flatMap(this.parts.link.connected({ ...this.about, operation: "subscribe" }), (connection) =>
+  readonly begin: Effect.Effect<void, BrokerError> = Effect.suspend(() => {
+    if (this.failedInside >= enough) return this.beginAside
+    const begin = Effect.flatMap(this.parts.link.connected({ ...this.about, operation: "subscribe" }), (connection) =>
       this.openSession(connection)
     )
-  )
+    return this.failedInside === 0 ? begin : this.parts.aside.oneByOne(begin)
+  })
+
+  /** The same on a connection of its own, which nobody else suffers from. It keeps that for good: its queue may be sick again. */
+  private readonly beginAside: Effect.Effect<void, BrokerError> = Effect.suspend(() => {
+    if (this.parts.link.closed) return Effect.fail(layerClosed(this.about))
+    if (this.own?.isOpen === true) return this.openSession(this.own)
+    const open = this.parts.aside.open((connection) => {
+      this.own = connection
+    })
+    return Effect.andThen(
+      open,
+      Effect.suspend(() => (this.own === undefined ? Effect.fail(layerClosed(this.about)) : this.openSession(this.own)))
+    )
+  })
 
   private openSession(connection: Connection): Effect.Effect<void, BrokerError> {
     return Effect.tryPromise({
       try: (signal) => this.consumeOn(connection, signal),
       catch: (error) => errorOf({ ...this.about, operation: "subscribe" }, error)
-    })
+    }).pipe(
+      Effect.tapError(() => {
+        if (!connection.failedInside || ++this.failedInside !== enough) return Effect.void
+        return Effect.logWarning(
+          `RabbitMQ: the server closes the connection when ${this.name} begins, so it gets one of its own; is its queue available?`
+        )
+      }),
+      Effect.tap(() =>
+        Effect.sync(() => {
+          if (connection !== this.own) this.failedInside = 0
+        })
+      )
+    )
   }
 
   private async consumeOn(connection: Connection, signal: AbortSignal): Promise<void> {
@@ -448,7 +484,7 @@ export class Consumption {
     this.credit = 0
     return Effect.gen({ self: this }, function* () {
       Queue.endUnsafe(this.lostDeliveries)
-      if (session === undefined || !session.isOpen) return
+      if (session === undefined || !session.isOpen) return yield* this.closeOwn
       if (!this.ordered) {
         yield* Effect.timeoutOption(
           Effect.promise(() => session.setCredit(0).catch(() => undefined)),
@@ -469,10 +505,13 @@ export class Consumption {
           Effect.promise(() => session.channel.close().catch(() => undefined)),
           "2 seconds"
         )
+        yield* this.closeOwn
       }
       session.reason ??= "the subscription is closed"
     })
   })
+
+  private readonly closeOwn: Effect.Effect<void> = Effect.suspend(() => this.own?.close ?? Effect.void)
 
   /** Waits until all copies are confirmed. */
   private readonly retried: Effect.Effect<void> = Effect.callback((resume) => {

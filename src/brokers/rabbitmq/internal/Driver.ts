@@ -31,6 +31,7 @@ import type { Settings } from "./Settings.ts"
 export const open = (settings: Settings, name: string): Effect.Effect<Driver, BrokerError, Scope.Scope> =>
   Effect.gen(function* () {
     const parts = new Parts(settings, yield* Effect.context<never>())
+    yield* Effect.acquireRelease(Effect.void, () => parts.aside.close)
     yield* parts.consuming.start
     yield* parts.publishing.start
     yield* enter(entryOf(name, parts))
@@ -108,6 +109,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       options,
       {
         link: consuming,
+        aside: parts.aside,
         settings,
         topology,
         clock,

@@ -4,6 +4,7 @@ import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import type { BrokerError } from "../../../messaging/BrokerError.ts"
+import { Aside } from "./Aside.ts"
 import { withChannel } from "./Connection.ts"
 import type { Consumption } from "./Consumption.ts"
 import type { About } from "./errors.ts"
@@ -23,6 +24,7 @@ export class Parts {
    * runs out of, consumers can begin and acknowledge.
    */
   readonly consuming: Link
+  readonly aside: Aside
   readonly topology: Topology
   readonly publisher: Publisher
   readonly consumptions = new Set<Consumption>()
@@ -35,6 +37,7 @@ export class Parts {
     this.context = context
     this.publishing = new Link("publish", settings)
     this.consuming = new Link("consume", settings)
+    this.aside = new Aside(settings)
     this.topology = new Topology(settings)
     this.publisher = new Publisher(this.publishing, settings, this.topology, {
       queueOf: (item) => this.declareOnce(item),
