@@ -39,15 +39,27 @@ const reasons: ReadonlyArray<DeathReason> = [
   "crashed"
 ]
 
+type Set = (name: string, value: string) => void
+
 /** Hands each attribute of an envelope to `set`; those that say nothing are left out. */
-export const writeAttributes = (envelope: Envelope, set: (name: string, value: string) => void): void => {
-  const { correlationId, death, history, key } = envelope
+export const writeAttributes = (envelope: Envelope, set: Set): void => {
+  writeShared(envelope, set)
+  writeOwn(envelope, set)
+}
+
+/** The attributes that messages of one topic and program have in common: the source, the topic and the version. */
+export const writeShared = (envelope: Envelope, set: Set): void => {
   set("specversion", "1.0")
-  set("id", envelope.id)
   set("source", envelope.source)
   set("type", envelope.topic)
-  set("time", writeTime(envelope.timestamp))
   set("schemaversion", String(envelope.version))
+}
+
+/** The other attributes. */
+export const writeOwn = (envelope: Envelope, set: Set): void => {
+  const { correlationId, death, history, key } = envelope
+  set("id", envelope.id)
+  set("time", writeTime(envelope.timestamp))
   if (key !== undefined) set("partitionkey", key)
   if (correlationId !== undefined) set("correlationid", correlationId)
   if (envelope.attempt !== 1) set("attempt", String(envelope.attempt))

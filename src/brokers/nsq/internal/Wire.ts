@@ -9,7 +9,7 @@
  * of its delivery in milliseconds since 1970, where it has one. A body that does not begin like this is the payload of a
  * program that knows nothing of envelopes.
  */
-import { readAttributes, writeAttributes } from "../../../messaging/CloudEvents.ts"
+import { readAttributes, writeOwn, writeShared } from "../../../messaging/CloudEvents.ts"
 import type { RawMessage } from "../../../messaging/Driver.ts"
 import type { Envelope } from "../../../messaging/Envelope.ts"
 import type { Message } from "../protocol/Message.ts"
@@ -23,20 +23,18 @@ const headBytes = 8
  * What an nsqd stores, with its size in front as PUB and MPUB want it. Without a delay `notBefore` is 0.
  */
 export const encode = (envelope: Envelope, body: Uint8Array, notBefore: number): Buffer => {
-  let text = ""
-  const add = (name: string, json: string) => {
-    text += `${text === "" ? "{" : ","}"${name}":${json}`
-  }
-  writeAttributes(envelope, (name, value) => add(name, quoted(value)))
-  const { contentType, headers, traceparent, tracestate } = envelope
-  add("datacontenttype", quoted(contentType))
-  if (traceparent !== undefined) add("traceparent", quoted(traceparent))
-  if (tracestate !== undefined) add("tracestate", quoted(tracestate))
+  let text = sharedOf(envelope)
+  writeOwn(envelope, (name, value) => {
+    text += `,"${name}":${quoted(value)}`
+  })
+  const { headers, traceparent, tracestate } = envelope
+  if (traceparent !== undefined) text += `,"traceparent":${quoted(traceparent)}`
+  if (tracestate !== undefined) text += `,"tracestate":${quoted(tracestate)}`
   for (const _ in headers) {
-    add("headers", JSON.stringify(headers))
+    text += `,"headers":${JSON.stringify(headers)}`
     break
   }
-  if (notBefore > 0) add("notbefore", String(notBefore))
+  if (notBefore > 0) text += `,"notbefore":${notBefore}`
   text += "}"
   const length = Buffer.byteLength(text)
   const bytes = Buffer.allocUnsafe(4 + headBytes + length + body.byteLength)
@@ -46,6 +44,22 @@ export const encode = (envelope: Envelope, body: Uint8Array, notBefore: number):
   bytes.write(text, 12, "utf8")
   bytes.set(body, 12 + length)
   return bytes
+}
+
+/** How the envelope of the last message began, and of what. */
+let last = { topic: "", source: "", version: 0, contentType: "", text: "" }
+
+/** The beginning of an envelope, which the next message of the same topic mostly has too. */
+const sharedOf = (envelope: Envelope): string => {
+  const { contentType, source, topic, version } = envelope
+  if (topic !== last.topic || source !== last.source || version !== last.version || contentType !== last.contentType) {
+    let text = `{"datacontenttype":${quoted(contentType)}`
+    writeShared(envelope, (name, value) => {
+      text += `,"${name}":${quoted(value)}`
+    })
+    last = { topic, source, version, contentType, text }
+  }
+  return last.text
 }
 
 const plain = /^[ !#-[\]-~]*$/
