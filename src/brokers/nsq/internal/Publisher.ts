@@ -38,7 +38,7 @@ const confirmed: Published = { _tag: "Confirmed" }
  * Most messages and bytes in one command. What waits goes in several commands rather than in one: while the server stores one,
  * the next is under way, and those who waited for the first prepare others.
  */
-const mostMessages = 32
+const mostMessages = 100
 const mostBytes = 512 * 1024
 /** Bytes that may wait for the network, so that large messages do not fill the memory. */
 const mostUnsent = 8 * 1024 * 1024
