@@ -30,6 +30,11 @@ export interface Driver {
    */
   readonly declare: (topology: Topology) => Effect.Effect<void | "provisional", BrokerError>
   /**
+   * Whether an operation may be part of a transaction of the fiber that calls it: then none waits for that of another fiber,
+   * which may wait for this one's transaction. Default: false.
+   */
+  readonly inTransactions?: boolean | undefined
+  /**
    * Sends the messages; one answer for each, in order. `Confirmed` means that the broker has it and that it survives what the
    * driver's documentation says it survives. Fails only where nothing is known about any of them. Interrupted, some may have
    * been sent.

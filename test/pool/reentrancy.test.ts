@@ -466,6 +466,224 @@ describe("who hears of an outcome may do anything", () => {
   )
 })
 
+describe("what nobody else would serve", () => {
+  const start = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+  const settle = Effect.replicateEffect(Effect.yieldNow, 20, { discard: true })
+
+  it.effect("the next producer of a key, when the one before it was handed to a slot", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2, capacity: 1, capacityPerKey: 1 })
+      const [a, b, c] = [yield* gate, yield* gate, yield* gate]
+      yield* pool.submit(a.pass, { key: "other" })
+      yield* pool.submit(b.pass, { key: "k" })
+      yield* pool.submit(c.pass, { key: "k" })
+      const producers = yield* start(
+        Effect.all(
+          ["other", "k", "k"].map((key) => pool.submit(Effect.void, { key })),
+          { concurrency: 3 }
+        )
+      )
+      for (const work of [b, c, a]) yield* Effect.andThen(work.open, settle)
+      yield* Fiber.join(producers)
+    })
+  )
+
+  it.effect("producers of a key keep their order, whoever comes while a place is being handed over", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 10, capacityPerKey: 1 })
+      const work = yield* gate
+      const ran: Array<string> = []
+      const append = (what: string) =>
+        pool.submit(
+          Effect.sync(() => ran.push(what)),
+          { key: "k" }
+        )
+      yield* pool.submit(work.pass, { key: "k" })
+      const queued = yield* pool.submit(Effect.void, { key: "k" })
+      const first = yield* start(append("first"))
+      const later = yield* start(Effect.andThen(Effect.exit(queued.await), append("later")))
+      yield* queued.cancel
+      yield* work.open
+      yield* Fiber.joinAll([first, later])
+      yield* pool.awaitIdle
+      assert.deepStrictEqual(ran, ["first", "later"])
+    })
+  )
+
+  it.effect("a task of higher priority that fits, behind one that is too heavy", () =>
+    Effect.gen(function* () {
+      for (const capacity of [0, 10]) {
+        const pool = yield* WorkerPool.make({ name: "p", concurrency: 2, capacity })
+        const work = yield* gate
+        yield* pool.submit(work.pass)
+        const heavy = yield* start(Effect.andThen(pool.submit(Effect.void, { weight: 2 }), Effect.void))
+        assert.strictEqual(yield* pool.run(Effect.as(Effect.yieldNow, "ran"), { priority: 1 }), "ran")
+        yield* work.open
+        yield* Fiber.join(heavy)
+      }
+    })
+  )
+
+  it.effect("a producer that is refused while its wait is looked at", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1, onDeadlock: "lend" })
+      const work = yield* gate
+      const outer = yield* pool.submit(
+        Effect.andThen(
+          work.pass,
+          Effect.flatMap(pool.submit(Effect.void), (one) => one.await)
+        )
+      )
+      // The slot that is lent starts this one, which turns away whoever waits for a place.
+      yield* pool.submit(Effect.andThen(start(pool.drain), Effect.yieldNow))
+      yield* start(Effect.exit(pool.submit(Effect.void)))
+      yield* work.open
+      assert.isTrue(Exit.isFailure(yield* outer.exit))
+    })
+  )
+
+  it.effect("a pool that becomes idle while a wait for that is looked at", () =>
+    Effect.gen(function* () {
+      const one = yield* WorkerPool.make({ name: "one", concurrency: 1, capacity: 0, onDeadlock: "inline" })
+      const two = yield* WorkerPool.make({ name: "two", concurrency: 1, capacity: 0 })
+      const work = yield* gate
+      const waits = yield* one.submit(Effect.andThen(work.pass, two.awaitIdle))
+      yield* two.submit(one.run(Effect.void))
+      yield* settle
+      yield* work.open
+      yield* waits.await
+    })
+  )
+
+  it.effect("a circle of a key that a timeout closes, also where others run, and two at the same time", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 3 })
+      const work = yield* gate
+      yield* pool.submit(work.pass)
+      const circle = (key: string) =>
+        pool.submit(Effect.uninterruptible(pool.run(Effect.void, { key })), { key, timeout: 30 })
+      const circles = [yield* circle("a"), yield* circle("b")]
+      yield* TestClock.adjust(30)
+      for (const one of circles) assert.isTrue(Exit.isFailure(yield* one.exit))
+      yield* work.open
+    })
+  )
+
+  it.effect("a task that is too light for its place: behind a producer, behind one that may expire", () =>
+    Effect.gen(function* () {
+      const none = yield* WorkerPool.make({ name: "none", concurrency: 2, capacity: 0 })
+      const work = yield* gate
+      const stuck = yield* none.submit(Effect.andThen(work.pass, none.run(Effect.void)))
+      const heavy = yield* start(none.submit(Effect.void, { weight: 2 }))
+      yield* work.open
+      assert.isTrue(Exit.hasDies(yield* stuck.exit))
+      yield* Fiber.join(heavy)
+
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
+      const [other, more] = [yield* gate, yield* gate]
+      yield* pool.submit(other.pass)
+      const waits = yield* pool.submit(Effect.andThen(more.pass, pool.run(Effect.succeed("ran"))))
+      yield* pool.submit(Effect.void, { weight: 2, expiresIn: 30 })
+      yield* more.open
+      yield* other.open
+      yield* settle
+      yield* TestClock.adjust(30)
+      assert.strictEqual(yield* waits.await, "ran")
+    })
+  )
+
+  it.effect("what another may still let go is no circle: a parked task that fits, a pool that a deadline closes", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2, capacity: 2, onKeyFailure: "park" })
+      yield* Effect.ignore(pool.run(Effect.fail("parks it"), { key: "k" }))
+      const work = yield* gate
+      const waits = yield* pool.submit(Effect.andThen(work.pass, Effect.as(pool.submit(Effect.void), "submitted")))
+      yield* pool.submit(Effect.void, { weight: 2 })
+      yield* pool.submit(Effect.void, { key: "k", priority: 1 })
+      yield* work.open
+      yield* settle
+      yield* pool.resumeKey("k")
+      assert.strictEqual(yield* waits.await, "submitted")
+
+      const [one, two] = [
+        yield* WorkerPool.make({ name: "one", concurrency: 1 }),
+        yield* WorkerPool.make({ name: "two", concurrency: 1 })
+      ]
+      const self: { handle?: WorkerPool.TaskHandle<unknown, unknown> } = {}
+      const more = yield* gate
+      self.handle = yield* one.submit(Effect.andThen(more.pass, two.drain))
+      yield* two.submit(Effect.suspend(() => self.handle?.await ?? Effect.void))
+      yield* start(two.shutdown({ deadline: 20 }))
+      yield* more.open
+      yield* settle
+      yield* TestClock.adjust(20)
+      assert.isTrue(Exit.isSuccess(yield* self.handle.exit))
+    })
+  )
+
+  it.effect("one slot more for a heavy task is as many as it weighs", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, onDeadlock: "lend" })
+      yield* pool.run(pool.run(Effect.void, { weight: 100_000_000 }))
+      assert.deepInclude(yield* balanced(pool), { succeeded: 2 })
+    })
+  )
+
+  it.effect("a wait for the end of a task that is cancelled is a wait like any other", () =>
+    Effect.gen(function* () {
+      const [one, two] = [
+        yield* WorkerPool.make({ name: "one", concurrency: 1 }),
+        yield* WorkerPool.make({ name: "two", concurrency: 1 })
+      ]
+      const outer = yield* two.submit(one.run(Effect.uninterruptible(two.awaitIdle), { timeout: 30 }))
+      yield* outer.cancel
+      yield* two.awaitIdle
+    })
+  )
+
+  it.effect("onFailure of a task that never ran cannot wait for its pool to be idle", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 0, onFull: "dropNewest" })
+      const work = yield* gate
+      yield* pool.submit(work.pass)
+      const heard: Array<unknown> = []
+      const onFailure = () =>
+        Effect.map(Effect.exit(pool.awaitIdle), (exit) => heard.push(Exit.isFailure(exit) && Cause.squash(exit.cause)))
+      yield* pool.fork(Effect.void, { onFailure })
+      yield* work.open
+      yield* pool.awaitIdle
+      assert.instanceOf(heard[0], WorkerPool.PoolDeadlock)
+    })
+  )
+
+  it.effect("a timeout that never comes does not keep a circle from being found", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const handle = yield* pool.submit(pool.run(Effect.void), { timeout: "Infinity" })
+      assert.isTrue(Exit.hasDies(yield* handle.exit))
+    })
+  )
+
+  it.effect("the defect of a function that has closed its pool is reported", () =>
+    Effect.gen(function* () {
+      const [, lines] = yield* logged(
+        Effect.gen(function* () {
+          const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+          const context = yield* Effect.context<never>()
+          yield* pool.fork(
+            Effect.sync(() => {
+              Effect.runForkWith(context)(pool.shutdown({ deadline: 0 }))
+              throw new Error("the bug")
+            })
+          )
+          assert.deepInclude(yield* balanced(pool), { running: 0, defected: 1 })
+        })
+      )
+      assert.isTrue(lines.some((line) => line.includes("the bug")))
+    })
+  )
+})
+
 describe("many at once", () => {
   it.effect("submitAll under reject takes all or none, whatever key, weight or rate they share", () =>
     Effect.gen(function* () {

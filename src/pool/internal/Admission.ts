@@ -58,7 +58,7 @@ export class Admission {
       this.engine.ending.record(task, "dropped", Exit.fail(keyStopped(task, key)))
       return undefined
     }
-    const direct = this.backlog.size === 0 && this.engine.slots.fits(task) && !this.othersWaitForSlot()
+    const direct = this.engine.slots.fits(task) && !this.othersWaitForSlot(task)
     if (direct && (key === undefined || this.keys.isIdle(key))) {
       if (isTooDeep()) {
         this.engine.books.accepted++
@@ -81,11 +81,25 @@ export class Admission {
     return this.overflow(task)
   }
 
-  /** Whether a blocked producer has a claim to the next slot; one that waits for its key has none. */
-  othersWaitForSlot(): boolean {
-    if (this.blocked.size === 0) return false
-    for (const { extra } of this.blocked) if (extra?.key === undefined || this.keys.isIdle(extra.key)) return true
-    return false
+  /** Whether another has a claim to the next slot. One of lower priority, too heavy for what is free, has not. */
+  othersWaitForSlot(task: Task): boolean {
+    const first = this.nextInLine()
+    return first !== undefined && priorityOf(first) >= priorityOf(task)
+  }
+
+  /** The task that has the next slot: nothing behind it starts before it does. */
+  nextInLine(): Task | undefined {
+    return this.backlog.first() ?? this.firstForSlot()
+  }
+
+  /** The blocked one that a slot would start; one that waits for its key has no claim to it. */
+  firstForSlot(): Task | undefined {
+    if (this.blocked.size === 0) return undefined
+    for (const task of this.blocked) {
+      const key = task.extra?.key
+      if (key === undefined || this.keys.isIdle(key)) return task
+    }
+    return undefined
   }
 
   /** Whether a blocked producer has a claim to the next place. */
@@ -221,7 +235,7 @@ export class Admission {
   enterBlocked(task: Task): void {
     task.state = State.Blocked
     const key = task.extra?.key
-    if (key !== undefined && this.isKeyFull(task)) {
+    if (key !== undefined && (this.isKeyFull(task) || this.keys.firstBlocked(key) !== undefined)) {
       task.mark(Flag.BlockedByKey)
       this.keys.block(key, task)
     } else this.blocked.push(task)
@@ -246,10 +260,12 @@ export class Admission {
   /** A place is free: blocked producers have a claim to it, by priority and then in order. */
   placeFreed(key: string | undefined): void {
     if (key !== undefined && this.keys.blocked > 0) {
-      const first = this.keys.firstBlocked(key)
-      if (first !== undefined && !this.isKeyFull(first)) {
+      for (let places = this.engine.settings.capacityPerKey - this.keys.queued(key); places > 0; places--) {
+        const first = this.keys.firstBlocked(key)
+        if (first === undefined) break
         this.leaveBlocked(first)
-        this.enterBlocked(first)
+        first.state = State.Blocked
+        this.blocked.push(first)
       }
     }
     while (this.blocked.size > 0 && this.queued < this.engine.settings.capacity) {

@@ -66,6 +66,11 @@ const needsOfSlot = (task: Task): Stuck | undefined => {
   // What is queued when the pool stops is about to be dropped.
   if (slots.isStopped) return undefined
   if (waiting.size < slots.running.size || slots.paused || slots.hasSlotFor(task)) return undefined
+  // One that is too heavy for what is free stands before it, and may expire.
+  const first = engine.admission.backlog.first()
+  if (mustBeCertain(task) && first !== task && first?.extra?.timer !== undefined && slots.used < slots.limit) {
+    return undefined
+  }
   return { any: true, needs: [...slots.running] }
 }
 
@@ -81,7 +86,12 @@ const needsOfPlace = (task: Task): Stuck | undefined => {
   if (task.has(Flag.BlockedByKey)) return active === undefined ? undefined : { any: true, needs: [active] }
   // Whatever frees a slot lets the first in line go, so it stands for all that are queued.
   const first = backlog.first()
-  if (first !== undefined) return { any: true, needs: [first] }
+  if (first !== undefined) {
+    // Unless it is too heavy for what is free: somebody may let a parked one pass it.
+    const { limit, used } = task.engine.slots
+    if (used < limit && [...keys.heads()].some((head) => keys.ahead(head) === "parked")) return undefined
+    return { any: true, needs: [first] }
+  }
   const stuck = active === undefined ? needsOfSlot(task) : { any: true, needs: [active] }
   return stuck === undefined ? undefined : { any: true, needs: [...stuck.needs, ...keys.heads()] }
 }
@@ -96,7 +106,7 @@ const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined =>
       return wait.task.state === State.Blocked ? { any: true, needs: [wait.task] } : undefined
     case "Idle":
       // A shutdown ends by its deadline whatever the others do; only a task that shuts down its own pool waits for itself.
-      if (wait.operation === "shutdown")
+      if (wait.operation === "shutdown" || wait.engine.shutdown.hasDeadline)
         return waiter.engine === wait.engine ? { any: false, needs: [waiter] } : undefined
       return { any: false, needs: [...wait.engine.slots.running] }
   }

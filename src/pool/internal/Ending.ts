@@ -6,6 +6,7 @@ import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import type { Outcome } from "../Accounting.ts"
 import { PoolClosed } from "../PoolError.ts"
@@ -17,8 +18,8 @@ import { CurrentTask, Flag, State } from "./Task.ts"
 import { report, Unread } from "./Unread.ts"
 
 export class Ending {
-  /** Handlers of `onFailure` that run outside of a slot, because their task never had one. */
-  handlers = 0
+  /** The fibers of `onFailure` that run outside of a slot, because their task never had one. */
+  readonly handlers = new Map<Fiber.Fiber<unknown, unknown>, Task>()
   readonly unread = new Unread()
   private readonly engine: Engine
 
@@ -100,6 +101,7 @@ export class Ending {
   private slotLeft(): void {
     if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pumpSoon()
     else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
+    else this.engine.waiting.recheck()
   }
 
   /** Records the one outcome of an accepted task, and tells those who wait for it. */
@@ -122,10 +124,13 @@ export class Ending {
 
   /** Runs `onFailure` of a task that has no slot; a shutdown waits for it as for a task. */
   handleOutside(task: Task, context: Context.Context<never>, handler: AnyEffect): void {
-    this.handlers++
-    const fiber = Effect.runForkWith(context)(handler, { uninterruptible: true })
+    const handling = Effect.withFiber((fiber) => {
+      this.handlers.set(fiber, task)
+      return handler
+    })
+    const fiber = Effect.runForkWith(context)(handling, { uninterruptible: true })
     fiber.addObserver((exit) => {
-      this.handlers--
+      this.handlers.delete(fiber)
       if (Exit.isFailure(exit) && isNews(task, exit.cause))
         report({ pool: this.engine.name, task: task.name, cause: exit.cause, context })
       if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()

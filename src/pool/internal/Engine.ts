@@ -29,7 +29,7 @@ import { notes, taskInfos } from "./Inspect.ts"
 import type { Settings } from "./Settings.ts"
 import { Shutdown } from "./Shutdown.ts"
 import { Slots } from "./Slots.ts"
-import type { AnyEffect, Extra } from "./Task.ts"
+import type { AnyEffect, AnyExit, Extra } from "./Task.ts"
 import { Flag, State, Task, taskOf } from "./Task.ts"
 import { Timers } from "./Timers.ts"
 import { Waiting } from "./Waiting.ts"
@@ -188,13 +188,33 @@ export class Engine {
       this.withdraw(task, fiber.id)
       // A task that cancels itself cannot wait for its own end.
       if (task.state !== State.Running || taskOf(fiber) === task) return resume(Effect.void)
+      let leave: (() => void) | undefined
       const observer = () => {
+        leave?.()
         this.waiting.resumeWaiter(() => resume(Effect.void), Exit.void)
         return false
       }
+      leave = this.waiting.note(fiber, { _tag: "Task", task }, (deadlock) => {
+        task.unobserve(observer)
+        resume(Effect.die(deadlock))
+      })
+      if (leave === undefined) return
+      // The wait may have been a deadlock, and the pool let something go first.
+      if (this.hasEnded(task)) {
+        leave()
+        return resume(Effect.void)
+      }
       task.observe(observer)
-      return Effect.sync(() => task.unobserve(observer))
+      return Effect.sync(() => {
+        leave?.()
+        task.unobserve(observer)
+      })
     })
+  }
+
+  // A function, since what stands between two looks at the state may have changed it.
+  private hasEnded(task: Task): boolean {
+    return task.state === State.Settled
   }
 
   /** Waits for a place: the producer is suspended, and the task is accepted in the step in which it goes on. */
@@ -204,22 +224,26 @@ export class Engine {
       const refusal = this.admission.offer(task)
       if (refusal !== "blocked") return resume(refusal === undefined ? Exit.succeed(task) : Exit.fail(refusal))
       this.admission.enterBlocked(task)
-      const leave = this.waiting.note(fiber, { _tag: "Admission", task }, (deadlock) => {
+      let leave: (() => void) | undefined
+      let answer: AnyExit | undefined
+      this.admission.waitForPlace(task, (closed) => {
+        answer = closed === undefined ? Exit.succeed(task) : Exit.fail(closed)
+        if (leave === undefined) return
+        leave()
+        this.waiting.resumeNow(resume, answer)
+      })
+      leave = this.waiting.note(fiber, { _tag: "Admission", task }, (deadlock) => {
         this.withdraw(task, fiber.id)
         resume(Effect.die(deadlock))
       })
       if (leave === undefined) return
-      if (task.state !== State.Blocked) {
-        // The wait would have been a deadlock, and the pool let the task go first.
+      if (answer !== undefined) {
+        // The wait would have been a deadlock, so the pool let a task go first, and that or this one has changed everything.
         leave()
-        return resume(Exit.succeed(task))
+        return resume(answer)
       }
-      this.admission.waitForPlace(task, (closed) => {
-        leave()
-        this.waiting.resumeNow(resume, closed === undefined ? Exit.succeed(task) : Exit.fail(closed))
-      })
       return Effect.sync(() => {
-        leave()
+        leave?.()
         this.withdraw(task, fiber.id)
       })
     })

@@ -29,6 +29,8 @@ const invalid = (operation: string, problem: string): never => {
 const millis = (operation: string, option: string, input: Duration.Input | undefined): number | undefined => {
   if (input === undefined) return undefined
   const value = toMillis(input)
+  // What never comes needs no timer, nor anybody who counts on it.
+  if (value === Number.POSITIVE_INFINITY) return undefined
   return value ?? invalid(operation, `${option} must be a duration, such as "5 seconds"; got ${format(input)}`)
 }
 

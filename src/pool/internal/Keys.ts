@@ -105,7 +105,8 @@ export class Keys {
   block(name: string, task: Task): void {
     const key = this.open(name)
     key.blocked ??= new TaskList()
-    key.blocked.push(task)
+    // It may have waited for a place in the whole backlog before, and then stands before those that came later.
+    key.blocked.insert(task)
     this.blocked++
   }
 

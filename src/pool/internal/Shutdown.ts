@@ -46,6 +46,11 @@ export class Shutdown {
     return this.phase === "open"
   }
 
+  /** Whether it ends by itself, whatever the tasks do. */
+  get hasDeadline(): boolean {
+    return this.deadlineAt !== Number.POSITIVE_INFINITY
+  }
+
   /** Closes the pool and waits for the report. A task that waits here for its own pool would wait for itself. */
   run(
     fiber: Fiber.Fiber<unknown, unknown>,

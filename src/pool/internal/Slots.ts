@@ -88,7 +88,7 @@ export class Slots {
 
   /** Whether a waiting task could start, or one in line before it, so that no wait for a slot is in vain. */
   hasSlotFor(task: Task): boolean {
-    return this.fits(this.engine.admission.backlog.first() ?? task)
+    return this.fits(this.engine.admission.nextInLine() ?? task)
   }
 
   /** A task heavier than the whole pool runs alone. */
@@ -161,19 +161,18 @@ export class Slots {
 
   /** Without a backlog, a blocked producer hands its task to an idle slot. */
   handToIdle(): boolean {
-    for (const task of this.engine.admission.blocked) {
-      if (!this.fits(task)) return false
-      const key = task.extra?.key
-      if (key !== undefined && !this.engine.admission.keys.isIdle(key)) continue
-      if (!this.takeToken()) return false
-      this.engine.admission.leaveBlocked(task)
-      this.engine.books.accepted++
-      if (key !== undefined) this.engine.admission.keys.enqueue(key, task)
-      this.start(task)
-      this.engine.admission.answer(task, undefined)
-      return true
-    }
-    return false
+    const { admission } = this.engine
+    const task = admission.firstForSlot()
+    if (task === undefined || !this.fits(task) || !this.takeToken()) return false
+    const key = task.extra?.key
+    admission.leaveBlocked(task)
+    this.engine.books.accepted++
+    if (key !== undefined) admission.keys.enqueue(key, task)
+    this.start(task)
+    admission.answer(task, undefined)
+    // The next of its key has a claim now.
+    admission.placeFreed(key)
+    return true
   }
 
   start(task: Task): void {
@@ -208,13 +207,13 @@ export class Slots {
     } finally {
       leave()
     }
-    if (threw) {
+    if (task.has(Flag.Overrunning) || task.state !== State.Running) {
+      // Its function has closed the pool, which told it to stop or gave it up.
+      this.engine.ending.scopeClosed(task, threw ? Exit.die(value) : Exit.interrupt())
+    } else if (threw) {
       // A fiber makes of it what it makes of every defect.
       task.effect = Exit.die(value)
       this.launch(task)
-    } else if (task.has(Flag.Overrunning)) {
-      // Its function has closed the pool, which told it to stop or gave it up.
-      this.engine.ending.scopeClosed(task, Exit.interrupt())
     } else this.engine.ending.succeeded(task, value)
   }
 
@@ -232,11 +231,11 @@ export class Slots {
   private launch(task: Task): void {
     // Between taking the slot and here others may have run: abandoned, it must not begin any more.
     if (task.state !== State.Running) return
-    // So does one that was cancelled.
-    if (task.has(Flag.Overrunning)) return this.engine.ending.scopeClosed(task, Exit.interrupt())
     // A task keeps the context of its submitter until it is released, at its end.
     const run = new Run(task.context as Context.Context<never>)
     task.begin(run)
+    // Nor must one that was cancelled.
+    if (task.has(Flag.Overrunning)) return this.engine.ending.bodyEnded(task, run, Exit.interrupt())
     const context = Context.addUnsafe<never, Scope.Scope, Scope.Scope>(
       Context.addUnsafe<never, never, Task>(run.context, CurrentTask.key, task),
       Scope.Scope.key,
@@ -276,7 +275,7 @@ export class Slots {
       if (!task.has(Flag.Overrunning)) task.mark(Flag.TimedOut)
       this.interrupt(task, undefined)
       // Where it waits and cannot be interrupted, nothing else ends that wait any more.
-      if (task.state === State.Running) this.engine.waiting.recheck()
+      if (task.state === State.Running) this.engine.waiting.recheckSoon()
     })
   }
 
@@ -287,6 +286,7 @@ export class Slots {
       this.engine.books.accepted++
       this.start(task)
       this.engine.admission.answer(task, undefined)
+      this.engine.admission.placeFreed(task.extra?.key)
     } else {
       const key = task.extra?.key
       const waitsForKey = key !== undefined && this.engine.admission.keys.holds(key, task)

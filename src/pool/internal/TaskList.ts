@@ -23,6 +23,20 @@ export class TaskList {
     this.size++
   }
 
+  /** Puts the task in the place of its number, which is mostly the last. */
+  insert(task: Task): void {
+    let prev = this.tail
+    while (prev !== undefined && prev.sequence > task.sequence) prev = prev.prev
+    const next = prev === undefined ? this.head : prev.next
+    if (next === undefined) return this.push(task)
+    task.prev = prev
+    task.next = next
+    next.prev = task
+    if (prev === undefined) this.head = task
+    else prev.next = task
+    this.size++
+  }
+
   remove(task: Task): void {
     const { next, prev } = task
     if (prev === undefined) this.head = next

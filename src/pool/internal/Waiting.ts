@@ -7,22 +7,27 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { PoolDeadlock } from "../PoolError.ts"
 import type { Wait } from "./Deadlock.ts"
-import { findDeadlock } from "./Deadlock.ts"
+import { describe, findDeadlock } from "./Deadlock.ts"
 import type { Engine } from "./Engine.ts"
 import { enter, isTooDeep, leave } from "./nesting.ts"
 import type { AnyEffect, AnyExit, Task } from "./Task.ts"
-import { taskOf } from "./Task.ts"
+import { taskOf, weightOf } from "./Task.ts"
 
 type AnyFiber = Fiber.Fiber<unknown, unknown>
 export type Resume = (effect: AnyEffect) => void
+
+interface Loan {
+  readonly engine: Engine
+  readonly slots: number
+}
 
 /** A note of what a task waits for. */
 interface Note {
   readonly wait: Wait
   /** Ends the wait because it is part of a circle. */
   readonly abort: (deadlock: PoolDeadlock) => void
-  /** The pools that have lent a slot until the wait is over. */
-  readonly lenders: Array<Engine>
+  /** The pools that have lent slots until the wait is over. */
+  readonly loans: Array<Loan>
 }
 
 export class Waiting {
@@ -55,7 +60,9 @@ export class Waiting {
 
   get isIdle(): boolean {
     return (
-      this.engine.slots.running.size === 0 && this.engine.admission.queued === 0 && this.engine.ending.handlers === 0
+      this.engine.slots.running.size === 0 &&
+      this.engine.admission.queued === 0 &&
+      this.engine.ending.handlers.size === 0
     )
   }
 
@@ -86,6 +93,8 @@ export class Waiting {
       resume(Effect.die(deadlock))
     })
     if (leave === undefined) return
+    // The wait would have been a deadlock, so a pool let a task go first, which may have been the last.
+    if (this.isIdle) return waiter()
     this.idleWaiters.add(waiter)
     return Effect.sync(() => {
       leave?.()
@@ -180,9 +189,14 @@ export class Waiting {
    */
   note(fiber: AnyFiber, wait: Wait, abort: Note["abort"]): (() => void) | undefined {
     const waiter = taskOf(fiber)
-    if (waiter === undefined) return () => {}
+    if (waiter === undefined) {
+      const handled = wait._tag === "Idle" ? wait.engine.ending.handlers.get(fiber) : undefined
+      if (handled === undefined) return () => {}
+      abort(ownHandler(handled, wait))
+      return undefined
+    }
     const { notes } = waiter.engine.waiting
-    const note: Note = { wait, abort, lenders: [] }
+    const note: Note = { wait, abort, loans: [] }
     const leave = () => waiter.engine.waiting.endNote(waiter, note)
     notes.set(waiter, note)
     const deadlock = resolve([waiter])
@@ -197,27 +211,30 @@ export class Waiting {
    * task that ended, a pool that went on after a pause or has fewer slots now. One look for all that happens in this step.
    */
   recheck(): void {
-    if (this.recheckIsNext || !this.isAllWaiting) return
+    if (this.notes.size > 0 && this.notes.size >= this.engine.slots.running.size) this.recheckSoon()
+  }
+
+  /** The same where others still run, since a circle of keys needs no slot. */
+  recheckSoon(): void {
+    if (this.recheckIsNext || this.notes.size === 0) return
     this.recheckIsNext = true
     queueMicrotask(this.recheckNow)
   }
 
   private readonly recheckNow = (): void => {
     this.recheckIsNext = false
-    if (!this.isAllWaiting) return
-    const deadlock = resolve([...this.notes.keys()])
-    if (deadlock === undefined) return
-    this.endNote(deadlock.waiter, deadlock.note)
-    deadlock.note.abort(deadlock.error)
-  }
-
-  private get isAllWaiting(): boolean {
-    return this.notes.size > 0 && this.notes.size >= this.engine.slots.running.size
+    // There may be several circles; whoever is out of one waits no more.
+    for (;;) {
+      const deadlock = resolve([...this.notes.keys()])
+      if (deadlock === undefined) return
+      this.endNote(deadlock.waiter, deadlock.note)
+      deadlock.note.abort(deadlock.error)
+    }
   }
 
   private endNote(waiter: Task, note: Note): void {
     if (this.notes.get(waiter) === note) this.notes.delete(waiter)
-    for (let lender = note.lenders.pop(); lender !== undefined; lender = note.lenders.pop()) lender.slots.lend(-1)
+    for (let loan = note.loans.pop(); loan !== undefined; loan = note.loans.pop()) loan.engine.slots.lend(-loan.slots)
   }
 
   noteOf(task: Task): Note | undefined {
@@ -225,10 +242,10 @@ export class Waiting {
   }
 
   /** Lets a task that would never have its turn go on, if the policy of its pool allows that. */
-  help(task: Task, lenders: Array<Engine>): boolean {
+  help(task: Task, loans: Array<Loan>): boolean {
     const policy = this.engine.settings.onDeadlock
     if (policy === "die") return false
-    // A lent slot does not help a task that waits for its key, nor one too heavy for it.
+    // A lent slot does not help a task that waits for its key.
     if (
       policy === "inline" ||
       this.engine.admission.keys.isHeldByOther(task) ||
@@ -237,10 +254,18 @@ export class Waiting {
       this.engine.slots.startOutOfTurn(task)
       return true
     }
-    lenders.push(this.engine)
-    this.engine.slots.lend(1)
+    const { slots } = this.engine
+    const missing = Math.max(1, slots.used + weightOf(task) - slots.limit)
+    loans.push({ engine: this.engine, slots: missing })
+    slots.lend(missing)
     return true
   }
+}
+
+/** The pool is not idle before `onFailure` of its tasks has ended. */
+const ownHandler = (task: Task, wait: Wait): PoolDeadlock => {
+  const edges = [`onFailure of task "${task.name}" waits for ${describe(wait)}, which waits for it`]
+  return new PoolDeadlock({ pool: task.engine.name, task: task.name, edges })
 }
 
 /** Looks whether one of these waits in a circle, and lets tasks go on where their pools allow it, until none does. */
@@ -252,7 +277,7 @@ const resolve = (
     const waiter = deadlock?.waiter
     const note = waiter?.engine.waiting.noteOf(waiter)
     if (deadlock === undefined || waiter === undefined || note === undefined) return undefined
-    if (!deadlock.starved.some((task) => task.engine.waiting.help(task, note.lenders))) {
+    if (!deadlock.starved.some((task) => task.engine.waiting.help(task, note.loans))) {
       const error = new PoolDeadlock({ pool: waiter.engine.name, task: waiter.name, edges: deadlock.edges })
       return { waiter, note, error }
     }

@@ -1,8 +1,9 @@
 /** Publishing inside a transaction of the client, and what that transaction does to the others. */
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Stream } from "effect"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
 import { SqlClient } from "effect/sql"
-import { SqliteClient } from "millrace/sqlite"
+import { Topic } from "millrace"
+import { Sqlite, SqliteClient } from "millrace/sqlite"
 import { BrokerError } from "../../../src/messaging/BrokerError.ts"
 import { acknowledge, consume, drain, filename, message, open, subscribe, take, textOf } from "./support.ts"
 
@@ -31,6 +32,29 @@ describe("publishing inside sql.withTransaction", () => {
       yield* Deferred.succeed(commit, undefined)
       yield* Fiber.join(business)
       assert.deepStrictEqual((yield* Fiber.join(waiting)).map(textOf), ["o-1"])
+    })
+  )
+
+  it.live("waits for nobody who waits for its lock, also where both publish to a topic for the first time", () =>
+    Effect.gen(function* () {
+      const Orders = Topic.make("orders", { schema: Schema.String, version: 1, groups: ["g"] })
+      const layer = Sqlite.layer({ filename: yield* filename, lockTimeout: "2 seconds" })
+      yield* Effect.gen(function* () {
+        const sql = yield* SqlClient.SqlClient
+        const [begun, waits] = [yield* Deferred.make<void>(), yield* Deferred.make<void>()]
+        const inside = yield* Effect.forkChild(
+          sql.withTransaction(
+            Effect.andThen(
+              Effect.andThen(Deferred.succeed(begun, undefined), Deferred.await(waits)),
+              Orders.publish("inside")
+            )
+          )
+        )
+        yield* Deferred.await(begun)
+        const outside = yield* Effect.forkChild(Orders.publish("outside"), { startImmediately: true })
+        yield* Deferred.succeed(waits, undefined)
+        yield* Fiber.joinAll([inside, outside])
+      }).pipe(Effect.provide(layer))
     })
   )
 

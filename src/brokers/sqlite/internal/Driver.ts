@@ -152,6 +152,7 @@ export const open = (
       },
       dedupe: dedupeWindow === undefined ? "none" : { window: Duration.millis(dedupeWindow) },
       maxMessageBytes,
+      inTransactions: true,
       declare: ({ groups, topic }) => {
         const about = { operation: "declare", topic }
         const ensure = (store: Store) => {
