@@ -274,7 +274,8 @@ export interface Options<out P extends OnFull = OnFull, out K extends OnKeyFailu
   readonly onKeyFailure?: K | undefined
   /**
    * What happens when a task waits for something that waits for it. `die` (default): it dies with a `PoolDeadlock` that names
-   * every edge. `inline`: what it waits for starts at once, out of turn. `lend`: the pool has one more slot while it waits.
+   * every edge. `inline`: what it waits for starts at once, out of turn. `lend`: the pool has one more slot while it waits,
+   * or as many as what it waits for weighs.
    */
   readonly onDeadlock?: OnDeadlock | undefined
   /** At most `limit` starts per `interval`, as a token bucket: an idle pool may start `limit` tasks at once. */

@@ -20,11 +20,11 @@ export const declareOnce = (driver: Driver, topology: Topology): Effect.Effect<v
   const declared = known.get(driver)?.get(topology)
   if (declared === true) return Effect.void
   if (declared !== undefined) return Deferred.await(declared)
-  return driver.inTransactions === true ? declareBySelf(driver, topology) : declareForAll(driver, topology)
+  return driver.inTransactions === true ? declareAlone(driver, topology) : declareForAll(driver, topology)
 }
 
 /** One may hold the lock for which another waits, so each declares it in its own transaction. */
-const declareBySelf = (driver: Driver, topology: Topology): Effect.Effect<void, BrokerError> =>
+const declareAlone = (driver: Driver, topology: Topology): Effect.Effect<void, BrokerError> =>
   Effect.map(driver.declare(topology), (answer) => {
     if (answer !== "provisional") knownOf(driver).set(topology, true)
   })

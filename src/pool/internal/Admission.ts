@@ -193,7 +193,7 @@ export class Admission {
   }
 
   /** The task leaves the backlog, and expires no more. */
-  keep(task: Task): void {
+  endExpiry(task: Task): void {
     if (task.extra?.timer !== undefined) this.expiring--
     this.engine.clearTimer(task)
   }
@@ -210,7 +210,7 @@ export class Admission {
   /** Takes a queued task out without running it. Its outcome and its place are the caller's next step. */
   unqueue(task: Task): void {
     const key = task.extra?.key
-    this.keep(task)
+    this.endExpiry(task)
     if (key === undefined) this.backlog.remove(task)
     else if (this.keys.holds(key, task)) this.keys.remove(key, task)
     else {

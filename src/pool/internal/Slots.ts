@@ -146,7 +146,7 @@ export class Slots {
       } else {
         if (!this.fits(task) || !this.takeToken()) break
         this.engine.admission.backlog.remove(task)
-        this.engine.admission.keep(task)
+        this.engine.admission.endExpiry(task)
         this.occupy(task)
         // Who waits for the place comes before what the task itself may submit when it starts.
         this.engine.admission.placeFreed(task.extra?.key)
@@ -292,7 +292,7 @@ export class Slots {
       const waitsForKey = key !== undefined && this.engine.admission.keys.holds(key, task)
       if (waitsForKey) this.engine.admission.keys.remove(key, task)
       else this.engine.admission.backlog.remove(task)
-      this.engine.admission.keep(task)
+      this.engine.admission.endExpiry(task)
       this.start(task)
       this.engine.admission.placeFreed(key)
     }
