@@ -524,6 +524,20 @@ describe("what nobody else would serve", () => {
     })
   )
 
+  it.effect("a producer of a key, behind a task that ran out of its turn and ended at once", () =>
+    Effect.gen(function* () {
+      const options = { concurrency: 2, capacity: 1, capacityPerKey: 1, onDeadlock: "inline" } as const
+      const pool = yield* WorkerPool.make({ name: "p", ...options })
+      const work = yield* gate
+      // Too heavy for the slot that is free when the other task has ended: then its wait turns out to be in vain.
+      yield* pool.submit(work.pass)
+      yield* pool.submit(pool.run(Effect.void, { key: "k", weight: 2 }))
+      const behind = yield* start(pool.submit(Effect.succeed("behind"), { key: "k" }))
+      yield* work.open
+      assert.strictEqual(yield* (yield* Fiber.join(behind)).await, "behind")
+    })
+  )
+
   it.effect("a producer that is refused while its wait is looked at", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1, onDeadlock: "lend" })
@@ -589,6 +603,23 @@ describe("what nobody else would serve", () => {
       yield* settle
       yield* TestClock.adjust(30)
       assert.strictEqual(yield* waits.await, "ran")
+    })
+  )
+
+  it.effect("a circle through a place of a key that is kept for one who waits for a place in the backlog", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1, capacityPerKey: 1 })
+      const work = yield* gate
+      const outer = yield* pool.submit(Effect.andThen(work.pass, pool.run(Effect.void, { key: "k" })))
+      const queued = yield* pool.submit(Effect.void, { key: "k" })
+      const producers = []
+      for (const key of ["k", undefined, "k"])
+        producers.push(yield* start(pool.submit(Effect.void, key ? { key } : {})))
+      // The first of the key has a place among its tasks now, and stands behind the one without a key for one in the backlog.
+      yield* queued.cancel
+      yield* work.open
+      assert.isTrue(Exit.hasDies(yield* outer.exit))
+      yield* Fiber.joinAll(producers)
     })
   )
 

@@ -83,7 +83,12 @@ const needsOfPlace = (task: Task): Stuck | undefined => {
   if (mustBeCertain(task) && admission.mayExpireBefore(task)) return undefined
   const key = task.extra?.key
   const active = key === undefined ? undefined : keys.activeOf(key)
-  if (task.has(Flag.BlockedByKey)) return active === undefined ? undefined : { any: true, needs: [active] }
+  if (key !== undefined && task.has(Flag.BlockedByKey)) {
+    if (active !== undefined) return { any: true, needs: [active] }
+    // The free places of its key are for those who wait for a place in the whole backlog; without such, the key is parked.
+    const before = [...admission.blocked].filter((other) => other.extra?.key === key)
+    return before.length === 0 ? undefined : { any: true, needs: before }
+  }
   // Whatever frees a slot lets the first in line go, so it stands for all that are queued.
   const first = backlog.first()
   if (first !== undefined) {

@@ -296,6 +296,8 @@ export class Slots {
       this.start(task)
       this.engine.admission.placeFreed(key)
     }
+    // It may have ended at once, and freed its slot before its place.
+    this.pumpSoon()
   }
 
   interrupt(task: Task, by: number | undefined): void {
