@@ -77,6 +77,7 @@ import { toMillis } from "./Durations.ts"
 import { calledFrom, callSite } from "./internal/CallSite.ts"
 import { Engine } from "./internal/Engine.ts"
 import { extras } from "./internal/Extras.ts"
+import { Mapping, windowOf } from "./internal/Mapping.ts"
 import type { OnDeadlock, OnFull, OnKeyFailure } from "./internal/Settings.ts"
 import * as Settings from "./internal/Settings.ts"
 import type { AnyEffect } from "./internal/Task.ts"
@@ -209,8 +210,6 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
   /**
    * Runs `f` over the items through the pool and returns the results in the order of the items. The first failure cancels
    * the rest. It takes the items as it goes: at most twice `concurrency` of them are in the pool at a time.
-   *
-   * Do not call it inside a task of the same pool: it waits in fibers of its own, in which a deadlock is not found.
    */
   readonly map: <I, A, E, R, T extends Span = undefined, X extends Span = undefined>(
     items: Iterable<I>,
@@ -220,6 +219,9 @@ export interface WorkerPool<out P extends OnFull = "suspend", out K extends OnKe
 
   /**
    * The same for a stream, to be piped: `files.pipe(pool.mapStream(hash))`. Results keep the order of the stream.
+   *
+   * Do not run it inside a task of the same pool: it waits in fibers of its own, in which a deadlock is not found. `map` does
+   * not.
    *
    * Like `run` and `map` it cancels its tasks when it is interrupted. Where an interruption shall let them end (Ctrl-C that
    * drains), `fork` the work from the stream and `awaitIdle`.
@@ -288,52 +290,9 @@ export interface Options<out P extends OnFull = OnFull, out K extends OnKeyFailu
   readonly onShutdown?: ((report: ShutdownReport) => Effect.Effect<unknown>) | undefined
 }
 
-/**
- * Like `Effect.forEach` with a concurrency, but it takes the items one by one as it goes, so they may be very many; and it
- * lets go of the iterator when it ends early.
- */
-const mapInOrder = <I, A, E, R>(
-  items: Iterable<I>,
-  concurrency: () => number,
-  f: (item: I, index: number) => Effect.Effect<A, E, R>
-): Effect.Effect<Array<A>, E, R> =>
-  Effect.suspend(() => {
-    const iterator = items[Symbol.iterator]()
-    const results: Array<A> = []
-    let taken = 0
-    let exhausted = false
-    const loop = Effect.gen(function* () {
-      while (!exhausted) {
-        const next = iterator.next()
-        if (next.done) {
-          exhausted = true
-          return
-        }
-        const index = taken++
-        results[index] = yield* f(next.value, index)
-      }
-    })
-    return Effect.forEach(Array.from({ length: concurrency() }), () => loop, {
-      concurrency: "unbounded",
-      discard: true
-    }).pipe(
-      Effect.as(results),
-      Effect.ensuring(
-        Effect.sync(() => {
-          if (!exhausted) iterator.return?.()
-        })
-      )
-    )
-  })
-
 /** A pool around an engine. The engine is untyped; what the signatures here promise is what it does. */
 const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): WorkerPool<P, K> => {
   const { settings } = engine
-  /** Enough to keep every slot busy, and no more than the pool has room for. */
-  const bound = () => {
-    const { concurrency } = engine.slots
-    return Math.max(1, Math.min(2 * concurrency, concurrency + settings.capacity))
-  }
   type AnyOptions = SubmitOptions<never> & { readonly onFailure?: (cause: Cause.Cause<never>) => unknown }
 
   /** The requirements are met by the submitter's context, with which the task runs; a schedule takes the effect's own error. */
@@ -361,17 +320,26 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
         )
       )
     }) as WorkerPool<P, K>["submitAll"],
-    map: (items, f, options) => {
+    map: ((
+      items: Iterable<unknown>,
+      f: (item: unknown, index: number) => Effect.Effect<unknown, unknown, unknown>,
+      options?: AnyOptions
+    ) => {
       const site = callSite()
-      return mapInOrder(items, bound, (item, index) =>
-        calledFrom(site, () =>
-          run(
-            Effect.suspend(() => f(item, index)),
+      const work = function* () {
+        let index = 0
+        for (const item of items) {
+          const at = index++
+          yield workOf(
+            Effect.suspend(() => f(item, at)),
             options
           )
-        )
+        }
+      }
+      return Effect.withFiber(
+        (fiber) => new Mapping(engine, fiber, work(), () => extras(engine, "map", options, site)).await
       )
-    },
+    }) as WorkerPool<P, K>["map"],
     mapStream: (f, options) => {
       const site = callSite()
       return (stream) =>
@@ -385,7 +353,7 @@ const fromEngine = <P extends OnFull, K extends OnKeyFailure>(engine: Engine): W
               )
             ),
           {
-            concurrency: bound()
+            concurrency: windowOf(engine)
           }
         )
     },

@@ -39,6 +39,25 @@ describe("deadlock", () => {
     })
   )
 
+  it.effect("own pool: a task maps over a tree through the pool that runs it, deeper than there are slots", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 3 })
+      const leaves = (depth: number): Effect.Effect<number, WorkerPool.PoolClosed> =>
+        depth === 0
+          ? Effect.succeed(1)
+          : Effect.map(
+              pool.map([1, 2, 3], () => leaves(depth - 1)),
+              (counts) => counts.reduce((a, b) => a + b)
+            )
+      // One branch holds two slots, so that there is one for its leaves.
+      assert.strictEqual(yield* pool.run(leaves(1)), 3)
+      const { edges } = deadlockOf(yield* Effect.exit(pool.run(leaves(3))))
+      assert.match(edges[0] ?? "", /waits for the first of \d tasks of pool "p", such as "p#\d+"/)
+      assert.strictEqual(yield* pool.run(leaves(1)), 3)
+      assert.deepInclude(yield* balanced(pool), { running: 0, queued: 0 })
+    })
+  )
+
   it.effect("a slot held by a task that does not wait is no deadlock", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 2 })
@@ -208,6 +227,14 @@ describe("deadlock", () => {
         const nest = (depth: number): Effect.Effect<number, WorkerPool.PoolClosed> =>
           depth === 0 ? Effect.succeed(0) : Effect.map(a.run(nest(depth - 1)), (n) => n + 1)
         assert.strictEqual(yield* a.run(nest(10)), 10)
+        const leaves = (depth: number): Effect.Effect<number, WorkerPool.PoolClosed> =>
+          depth === 0
+            ? Effect.succeed(1)
+            : Effect.map(
+                a.map([1, 2, 3], () => leaves(depth - 1)),
+                (counts) => counts.reduce((x, y) => x + y)
+              )
+        assert.strictEqual(yield* leaves(5), 3 ** 5)
         assert.strictEqual(yield* a.run(b.run(a.run(b.run(Effect.succeed("deep"))))), "deep")
         assert.strictEqual(yield* a.run(a.run(Effect.succeed("keyed"), { key: "k" }), { key: "k" }), "keyed")
         const produced = yield* a.run(

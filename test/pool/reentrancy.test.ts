@@ -687,6 +687,26 @@ describe("what nobody else would serve", () => {
     })
   )
 
+  it.effect("nor what waits for it, in whatever pool that is", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 0, onFull: "dropNewest" })
+      const other = yield* WorkerPool.make({ name: "other", concurrency: 1 })
+      const work = yield* gate
+      yield* pool.submit(work.pass)
+      const heard: Array<unknown> = []
+      const onFailure = () =>
+        Effect.map(Effect.exit(other.run(pool.awaitIdle)), (exit) =>
+          heard.push(Exit.isFailure(exit) && Cause.squash(exit.cause))
+        )
+      yield* pool.fork(Effect.void, { name: "dropped", onFailure })
+      yield* work.open
+      yield* pool.awaitIdle
+      yield* other.awaitIdle
+      assert.instanceOf(heard[0], WorkerPool.PoolDeadlock)
+      assert.include(heard[0].message, 'onFailure of task "dropped" of pool "p" waits for task')
+    })
+  )
+
   it.effect("a timeout that never comes does not keep a circle from being found", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
@@ -774,6 +794,44 @@ describe("many at once", () => {
       assert.strictEqual(yield* Effect.flip(failing), "five")
       assert.isBelow(taken, 20)
       assert.isTrue(closed)
+    })
+  )
+
+  it.effect("map reports what fails while it is being cancelled, and says what its items threw", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 3 })
+      const work = (n: number) =>
+        n === 2
+          ? Effect.andThen(Effect.yieldNow, Effect.fail("two"))
+          : Effect.onInterrupt(Effect.never, () => Effect.die(n))
+      const [failure, lines] = yield* logged(Effect.flip(pool.map([0, 1, 2, 3, 4], work)))
+      assert.strictEqual(failure, "two")
+      assert.deepInclude(yield* balanced(pool), { failed: 1, defected: 2, interrupted: 2 })
+      assert.lengthOf(lines, 2)
+
+      const broken = function* () {
+        yield 1
+        throw new Error("broken")
+      }
+      const exit = yield* Effect.exit(pool.map(broken(), () => Effect.never))
+      assert.isTrue(Exit.isFailure(exit) && String(Cause.squash(exit.cause)) === "Error: broken")
+      assert.deepInclude(yield* balanced(pool), { running: 0, interrupted: 3 })
+    })
+  )
+
+  it.effect("map lets others have a turn, and a pool that closes ends it", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2, capacity: 1 })
+      const endless = function* () {
+        while (true) yield 1
+      }
+      const mapping = yield* Effect.forkChild(pool.map(endless(), () => Effect.void))
+      const waiting = yield* Effect.forkChild(pool.map([1, 2, 3, 4, 5, 6], () => Effect.never))
+      yield* Effect.yieldNow
+      yield* pool.shutdown({ deadline: 0 })
+      for (const fiber of [mapping, waiting]) {
+        assert.instanceOf(yield* Effect.flip(Fiber.join(fiber)), WorkerPool.PoolClosed)
+      }
     })
   )
 

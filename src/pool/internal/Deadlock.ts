@@ -11,9 +11,10 @@ import type { Engine } from "./Engine.ts"
 import type { Task } from "./Task.ts"
 import { Flag, State } from "./Task.ts"
 
-/** What the fiber of a task waits for. */
+/** What the fiber of a task waits for; of several tasks for the first that ends, of none for nothing. */
 export type Wait =
   | { readonly _tag: "Task"; readonly task: Task }
+  | { readonly _tag: "Tasks"; readonly tasks: () => ReadonlyArray<Task> }
   | { readonly _tag: "Admission"; readonly task: Task }
   | { readonly _tag: "Idle"; readonly engine: Engine; readonly operation: "awaitIdle" | "drain" | "shutdown" }
 
@@ -21,6 +22,11 @@ export const describe = (wait: Wait): string => {
   switch (wait._tag) {
     case "Task":
       return `task "${wait.task.name}" of pool "${wait.task.engine.name}"`
+    case "Tasks": {
+      const tasks = wait.tasks()
+      const [first] = tasks
+      return `the first of ${tasks.length} tasks of pool "${first?.engine.name}", such as "${first?.name}"`
+    }
     case "Admission":
       return `a place for task "${wait.task.name}" in the backlog of pool "${wait.task.engine.name}"`
     case "Idle":
@@ -42,8 +48,10 @@ const mustBeCertain = (task: Task): boolean => task.engine.settings.onDeadlock =
 const needsOfTask = (task: Task): Stuck | undefined => {
   switch (task.state) {
     case State.New:
-    case State.Settled:
       return undefined
+    case State.Settled:
+      // What runs of it still is its `onFailure`, outside of a slot.
+      return needsOfWait(task, task.engine.waiting.waitOf(task))
     case State.Running:
       // Its timeout may still end it, unless that has passed; what it waits for in a finalizer, nothing interrupts.
       if (mustBeCertain(task) && task.extra?.timer !== undefined && !task.has(Flag.Overrunning)) return undefined
@@ -107,13 +115,17 @@ const needsOfWait = (waiter: Task, wait: Wait | undefined): Stuck | undefined =>
       return undefined
     case "Task":
       return { any: true, needs: [wait.task] }
+    case "Tasks": {
+      const needs = wait.tasks()
+      return needs.length === 0 ? undefined : { any: true, needs }
+    }
     case "Admission":
       return wait.task.state === State.Blocked ? { any: true, needs: [wait.task] } : undefined
     case "Idle":
       // A shutdown ends by its deadline whatever the others do; only a task that shuts down its own pool waits for itself.
       if (wait.operation === "shutdown" || wait.engine.shutdown.hasDeadline)
         return waiter.engine === wait.engine ? { any: false, needs: [waiter] } : undefined
-      return { any: false, needs: [...wait.engine.slots.running] }
+      return { any: false, needs: [...wait.engine.slots.running, ...wait.engine.ending.handlers.values()] }
   }
 }
 
@@ -167,7 +179,7 @@ const edges = (waiter: Task, graph: Map<Task, Stuck>): ReadonlyArray<string> => 
     seen.add(task)
     const stuck = graph.get(task)
     if (stuck === undefined) continue
-    const subject = `task "${task.name}" of pool "${task.engine.name}"`
+    const subject = `${task.state === State.Settled ? "onFailure of " : ""}task "${task.name}" of pool "${task.engine.name}"`
     const ahead = task.engine.admission.keys.ahead(task)
     const wait = task.engine.waiting.waitOf(task)
     if (wait !== undefined) sentences.push(`${subject} waits for ${describe(wait)}`)

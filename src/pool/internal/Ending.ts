@@ -128,7 +128,7 @@ export class Ending {
       this.handlers.set(fiber, task)
       return handler
     })
-    const fiber = Effect.runForkWith(context)(handling, { uninterruptible: true })
+    const fiber = Effect.runForkWith(Context.add(context, CurrentTask, task))(handling, { uninterruptible: true })
     fiber.addObserver((exit) => {
       this.handlers.delete(fiber)
       if (Exit.isFailure(exit) && isNews(task, exit.cause))

@@ -15,7 +15,6 @@ import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
 import * as Scheduler from "effect/Scheduler"
 import type { Entry, Registry } from "../../registry/Registry.ts"
 import type { Accounting } from "../Accounting.ts"
@@ -32,9 +31,8 @@ import { Slots } from "./Slots.ts"
 import type { AnyEffect, AnyExit, Extra } from "./Task.ts"
 import { Flag, State, Task, taskOf } from "./Task.ts"
 import { Timers } from "./Timers.ts"
+import type { AnyFiber } from "./Waiting.ts"
 import { Waiting } from "./Waiting.ts"
-
-type AnyFiber = Fiber.Fiber<unknown, unknown>
 
 export class Engine {
   readonly settings: Settings
@@ -156,12 +154,18 @@ export class Engine {
     }
     return Effect.forEach(tasks, accept, { discard: true }).pipe(
       Effect.as(tasks),
-      Effect.onError(() => {
-        // From the last to the first, so that none starts in the place of one before it.
-        for (const task of tasks.toReversed()) this.withdraw(task, fiber.id)
-        return Effect.forEach(tasks, (task) => this.cancelAndWait(task, fiber), { discard: true })
-      })
+      Effect.onError(() => this.cancelAllAndWait(tasks, fiber))
     )
+  }
+
+  /** Cancels all of them, and none starts meanwhile in the place of another. */
+  cancelAllAndWait(tasks: ReadonlyArray<Task>, fiber: AnyFiber): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.slots.hold(() => {
+        for (const task of tasks) this.withdraw(task, fiber.id)
+      })
+      return Effect.forEach(tasks, (task) => this.cancelAndWait(task, fiber), { discard: true })
+    })
   }
 
   /** Waits for the end of a task. */

@@ -159,6 +159,15 @@ export class Slots {
     if (this.running.size === 0) this.engine.waiting.becameEmpty()
   }
 
+  /** Starts nothing that waits before this is done. */
+  hold(change: () => void): void {
+    if (this.pumping) return change()
+    this.pumping = true
+    change()
+    this.pumping = false
+    this.pump()
+  }
+
   /** Without a backlog, a blocked producer hands its task to an idle slot. */
   handToIdle(): boolean {
     const { admission } = this.engine

@@ -263,10 +263,14 @@ export const CurrentTask: Context.Reference<Task | undefined> = Context.Referenc
   { defaultValue: () => undefined }
 )
 
-/** The task whose own fiber this is. A fiber that a task forked is not the task: its waiting need not stop the task. */
+/**
+ * The task whose own fiber this is, or whose `onFailure` runs in it. A fiber that a task forked is not the task: its waiting
+ * need not stop the task.
+ */
 export const taskOf = (fiber: Fiber.Fiber<unknown, unknown>): Task | undefined => {
   const task = fiber.getRef(CurrentTask)
-  return task !== undefined && task.fiber === fiber ? task : undefined
+  if (task === undefined) return undefined
+  return task.fiber === fiber || task.engine.ending.handlers.has(fiber) ? task : undefined
 }
 
 /**

@@ -7,13 +7,13 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { PoolDeadlock } from "../PoolError.ts"
 import type { Wait } from "./Deadlock.ts"
-import { describe, findDeadlock } from "./Deadlock.ts"
+import { findDeadlock } from "./Deadlock.ts"
 import type { Engine } from "./Engine.ts"
 import { enter, isTooDeep, leave } from "./nesting.ts"
 import type { AnyEffect, AnyExit, Task } from "./Task.ts"
 import { taskOf, weightOf } from "./Task.ts"
 
-type AnyFiber = Fiber.Fiber<unknown, unknown>
+export type AnyFiber = Fiber.Fiber<unknown, unknown>
 export type Resume = (effect: AnyEffect) => void
 
 interface Loan {
@@ -32,7 +32,7 @@ interface Note {
 
 export class Waiting {
   private readonly idleWaiters = new Set<() => void>()
-  /** What the running tasks wait for whose own fiber waits for a task, a place or an idle pool. */
+  /** What the running tasks, and `onFailure` of others, wait for whose own fiber waits for a task, a place or an idle pool. */
   private readonly notes = new Map<Task, Note>()
   private recheckIsNext = false
   /** Those who are resumed when the pump has run, and with what: two arrays, since there may be a thousand at a time. */
@@ -44,7 +44,7 @@ export class Waiting {
     this.engine = engine
   }
 
-  /** How many of the running tasks wait. */
+  /** At least as many as wait of the running tasks. */
   get size(): number {
     return this.notes.size
   }
@@ -189,12 +189,7 @@ export class Waiting {
    */
   note(fiber: AnyFiber, wait: Wait, abort: Note["abort"]): (() => void) | undefined {
     const waiter = taskOf(fiber)
-    if (waiter === undefined) {
-      const handled = wait._tag === "Idle" ? wait.engine.ending.handlers.get(fiber) : undefined
-      if (handled === undefined) return () => {}
-      abort(ownHandler(handled, wait))
-      return undefined
-    }
+    if (waiter === undefined) return () => {}
     const { notes } = waiter.engine.waiting
     const note: Note = { wait, abort, loans: [] }
     const leave = () => waiter.engine.waiting.endNote(waiter, note)
@@ -260,12 +255,6 @@ export class Waiting {
     slots.lend(missing)
     return true
   }
-}
-
-/** The pool is not idle before `onFailure` of its tasks has ended. */
-const ownHandler = (task: Task, wait: Wait): PoolDeadlock => {
-  const edges = [`onFailure of task "${task.name}" waits for ${describe(wait)}, which waits for it`]
-  return new PoolDeadlock({ pool: task.engine.name, task: task.name, edges })
 }
 
 /** Looks whether one of these waits in a circle, and lets tasks go on where their pools allow it, until none does. */
