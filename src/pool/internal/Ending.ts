@@ -89,11 +89,10 @@ export class Ending {
     this.slotLeft()
   }
 
-  /** The same for a task without options that nobody waits for yet, and that has succeeded. */
-  succeeded(task: Task, value: unknown): void {
+  /** The same for a task that has succeeded in place, so that nobody waits for it yet. */
+  succeededInPlace(task: Task): void {
     this.engine.slots.leaveSlot(task)
     this.engine.books.ends.succeeded++
-    task.succeed(value)
     task.release()
     this.slotLeft()
   }

@@ -85,25 +85,34 @@ export class Engine {
 
   /** Accepts the work and returns its handle. Acceptance and the return are one step. */
   submit(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
+    if (this.mayRunInPlace(fiber, effect, extra)) {
+      return Exit.succeed(this.slots.runInPlace(++this.sequence, effect, fiber.context, Flag.Handle))
+    }
     const task = this.make(fiber, effect, extra, Flag.Handle)
-    const refusal = this.runInPlace(fiber, task) ? undefined : this.admission.offer(task)
+    const refusal = this.admission.offer(task)
     if (refusal === undefined) return Exit.succeed(task)
     return refusal === "blocked" ? this.block(fiber, task) : Exit.fail(refusal)
   }
 
   /** Accepts the work; its end is heard by `onFailure`, or is reported when it is a failure. */
   fork(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
+    if (this.mayRunInPlace(fiber, effect, extra)) {
+      this.slots.runInPlace(++this.sequence, effect, fiber.context, 0)
+      return Exit.void
+    }
     const task = this.make(fiber, effect, extra, 0)
-    const refusal = this.runInPlace(fiber, task) ? undefined : this.admission.offer(task)
+    const refusal = this.admission.offer(task)
     if (refusal === undefined) return Exit.void
     return refusal === "blocked" ? Effect.asVoid(this.block(fiber, task)) : Exit.fail(refusal)
   }
 
   /** Accepts the work and waits for its end; an interruption cancels it, wherever it is. */
   run(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
-    const task = this.make(fiber, effect, extra, Flag.Read)
-    if (this.runInPlace(fiber, task)) return this.awaitTask(task, fiber)
-    return this.offerAndWait(fiber, task)
+    if (this.mayRunInPlace(fiber, effect, extra)) {
+      const done = this.slots.runInPlace(++this.sequence, effect, fiber.context, Flag.Read)
+      return done instanceof Task ? this.awaitTask(done, fiber) : Exit.succeed(done.value)
+    }
+    return this.offerAndWait(fiber, this.make(fiber, effect, extra, Flag.Read))
   }
 
   private offerAndWait(fiber: AnyFiber, task: Task): AnyEffect {
@@ -271,14 +280,16 @@ export class Engine {
     }
   }
 
-  /** Runs the task here and now, if it needs no fiber and has its turn. */
-  private runInPlace(fiber: AnyFiber, task: Task): boolean {
-    if (!isImmediate(task.effect) || task.extra !== undefined || !this.slots.isFree) return false
-    // What makes the difference between a task's own fiber and its submitter's visible.
-    if (fiber.cache.scheduler !== this.scheduler || fiber.cache.runtimeMetrics !== undefined) return false
-    this.books.accepted++
-    this.slots.runInPlace(task)
-    return true
+  /** Whether a task could run here and now, since it needs no fiber and has its turn. */
+  private mayRunInPlace(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): boolean {
+    return (
+      isImmediate(effect) &&
+      extra === undefined &&
+      this.slots.isFree &&
+      // What makes the difference between a task's own fiber and its submitter's visible.
+      fiber.cache.scheduler === this.scheduler &&
+      fiber.cache.runtimeMetrics === undefined
+    )
   }
 
   make(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined, flags: number): Task {

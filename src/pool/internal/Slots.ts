@@ -12,11 +12,11 @@ import type * as Fiber from "effect/Fiber"
 import * as Scope from "effect/Scope"
 import type { Engine } from "./Engine.ts"
 import { closed } from "./errors.ts"
-import { evaluate } from "./InPlace.ts"
+import { Done, evaluate } from "./InPlace.ts"
 import { enter, isTooDeep, leave } from "./nesting.ts"
 import { Run } from "./Run.ts"
-import type { Extra, Task } from "./Task.ts"
-import { CurrentTask, entry, Flag, State, weightOf } from "./Task.ts"
+import type { AnyEffect, Extra } from "./Task.ts"
+import { CurrentTask, entry, Flag, State, Task, weightOf } from "./Task.ts"
 import { TaskList } from "./TaskList.ts"
 import { TokenBucket } from "./TokenBucket.ts"
 
@@ -42,6 +42,8 @@ export class Slots {
   private pumpScheduled = false
   private pumpIsNext = false
   readonly bucket: TokenBucket | undefined
+  /** The record of a task that ran in place and has succeeded. */
+  private spare: Task | undefined
   private readonly engine: Engine
 
   constructor(engine: Engine) {
@@ -202,14 +204,22 @@ export class Slots {
     )
   }
 
-  /** Runs a task that needs no fiber. It is listed and counted as running meanwhile, since its function may look. */
-  runInPlace(task: Task): void {
+  /**
+   * Runs a task that needs no fiber. It is listed and counted as running meanwhile, since its function may look; its record
+   * serves for the next one when it has succeeded, of which nothing is left but the value.
+   */
+  runInPlace(sequence: number, effect: AnyEffect, context: Context.Context<never>, flags: number): Task | Done {
+    const { engine } = this
+    const task = this.spare ?? new Task(engine, sequence, undefined, undefined, 0)
+    this.spare = undefined
+    task.reuse(sequence, context, flags)
+    engine.books.accepted++
     this.occupy(task)
     let value: unknown
     let threw = false
     enter()
     try {
-      value = evaluate(task.effect)
+      value = evaluate(effect)
     } catch (defect) {
       threw = true
       value = defect
@@ -218,12 +228,18 @@ export class Slots {
     }
     if (task.has(Flag.Overrunning) || task.state !== State.Running) {
       // Its function has closed the pool, which told it to stop or gave it up.
-      this.engine.ending.scopeClosed(task, threw ? Exit.die(value) : Exit.interrupt())
-    } else if (threw) {
+      engine.ending.scopeClosed(task, threw ? Exit.die(value) : Exit.interrupt())
+      return task
+    }
+    if (threw) {
       // A fiber makes of it what it makes of every defect.
       task.effect = Exit.die(value)
       this.launch(task)
-    } else this.engine.ending.succeeded(task, value)
+      return task
+    }
+    engine.ending.succeededInPlace(task)
+    this.spare = task
+    return new Done(engine, sequence, value)
   }
 
   /** Nothing is started any more. */

@@ -95,13 +95,13 @@ export class Task {
   next: Task | undefined = undefined
   readonly engine: Engine
   /** Its number, or where it carries more than that, what it carries. */
-  private readonly label: number | Extra
+  private label: number | Extra
 
   constructor(
     engine: Engine,
     label: number | Extra,
-    effect: AnyEffect,
-    context: Context.Context<never>,
+    effect: AnyEffect | undefined,
+    context: Context.Context<never> | undefined,
     flags: number
   ) {
     this.bits = flags
@@ -109,6 +109,13 @@ export class Task {
     this.home = context
     this.engine = engine
     this.label = label
+  }
+
+  /** The record of one that ran in place is that of another now. */
+  reuse(sequence: number, context: Context.Context<never>, flags: number): void {
+    this.label = sequence
+    this.home = context
+    this.bits = flags
   }
 
   get state(): State {
