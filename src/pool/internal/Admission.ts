@@ -164,7 +164,8 @@ export class Admission {
 
   isKeyFull(task: Task): boolean {
     const key = task.extra?.key
-    return key !== undefined && this.keys.queued(key) >= this.engine.settings.capacityPerKey
+    const { capacityPerKey } = this.engine.settings
+    return key !== undefined && capacityPerKey < Number.POSITIVE_INFINITY && this.keys.queued(key) >= capacityPerKey
   }
 
   hasPlace(task: Task): boolean {
@@ -285,8 +286,8 @@ export class Admission {
   /** A failure parks or stops its key before anybody hears of it, so that who hears of it may resume the key. */
   haltKey(key: string, outcome: Outcome): void {
     const failed = outcome === "failed" || outcome === "defected" || outcome === "timedOut"
-    if (failed && this.engine.settings.onKeyFailure === "park") this.keys.park(key)
-    if (failed && this.engine.settings.onKeyFailure === "stop") this.keys.stop(key)
+    if (failed && this.engine.settings.onKeyFailure === "park") this.keys.halt(key, "parked")
+    if (failed && this.engine.settings.onKeyFailure === "stop") this.keys.halt(key, "stopped")
   }
 
   /** A task of this key has ended: the next has its turn, unless the key was stopped. */

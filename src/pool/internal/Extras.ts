@@ -68,6 +68,7 @@ export const extras = (
     onFailure: options?.onFailure as ((cause: Cause.Cause<unknown>) => AnyEffect) | undefined,
     submittedAt: engine.registry.watched ? engine.timers.now() : undefined,
     site: engine.registry.watched ? site : undefined,
-    timer: undefined
+    timer: undefined,
+    order: undefined
   }
 }

@@ -10,7 +10,7 @@ import { Flag, State } from "./Task.ts"
 import { TaskList } from "./TaskList.ts"
 
 /** One key: the list of its waiting tasks, and what else is known of it. There may be 100,000 of them. */
-class Key extends TaskList {
+export class Key extends TaskList {
   active: Task | undefined = undefined
   /** Tasks whose producers wait until this key has a place; only where `capacityPerKey` is set. */
   blocked: TaskList | undefined = undefined
@@ -26,11 +26,14 @@ export class Keys {
   waiting = 0
   /** Producers that wait for a place among the tasks of their key. */
   blocked = 0
+  /** How many are parked or stopped. */
+  private haltedKeys = 0
   private readonly keys = new Map<string, Key>()
 
   /** Takes an accepted task; returns it when its turn has come, so that it belongs into the backlog. */
   enqueue(name: string, task: Task): boolean {
     const key = this.open(name)
+    if (task.extra !== undefined) task.extra.order = key
     if (key.active === undefined && key.condition === "open") {
       key.active = task
       return true
@@ -53,7 +56,7 @@ export class Keys {
   }
 
   isStopped(name: string): boolean {
-    return this.keys.get(name)?.condition === "stopped"
+    return this.haltedKeys > 0 && this.keys.get(name)?.condition === "stopped"
   }
 
   queued(name: string): number {
@@ -75,24 +78,24 @@ export class Keys {
 
   /** The active task has left, ended or not; returns the one whose turn it is now. */
   release(name: string, task: Task): Task | undefined {
-    const key = this.keys.get(name)
+    // Not by name: of many keys, each search would be one in cold memory.
+    const key = task.extra?.order
     if (key === undefined || key.active !== task) return undefined
     key.active = undefined
     return this.promote(name, key)
   }
 
-  park(name: string): void {
-    this.open(name).condition = "parked"
-  }
-
-  stop(name: string): void {
-    this.open(name).condition = "stopped"
+  halt(name: string, condition: "parked" | "stopped"): void {
+    const key = this.open(name)
+    if (key.condition === "open") this.haltedKeys++
+    key.condition = condition
   }
 
   /** Ends a park or a stop; returns the task whose turn it is now. */
   resume(name: string): Task | undefined {
     const key = this.keys.get(name)
-    if (key === undefined) return undefined
+    if (key === undefined || key.condition === "open") return undefined
+    this.haltedKeys--
     key.condition = "open"
     return key.active === undefined ? this.promote(name, key) : undefined
   }
@@ -119,7 +122,7 @@ export class Keys {
 
   /** The first producer that waits for a place of this key. */
   firstBlocked(name: string): Task | undefined {
-    return this.keys.get(name)?.blocked?.head
+    return this.blocked === 0 ? undefined : this.keys.get(name)?.blocked?.head
   }
 
   /** What a task that is not active waits for: the active task of its key, or the end of a park. */

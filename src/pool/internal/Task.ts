@@ -17,6 +17,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import type { Engine } from "./Engine.ts"
+import type { Key } from "./Keys.ts"
 import type { Run } from "./Run.ts"
 import type { Timer } from "./Timers.ts"
 
@@ -73,6 +74,8 @@ export interface Extra {
   readonly submittedAt: number | undefined
   readonly site: string | undefined
   timer: Timer | undefined
+  /** What is known of its key, from its acceptance on. */
+  order: Key | undefined
 }
 
 /** Is told of the result; answers whether somebody has thereby seen it. */
