@@ -22,7 +22,7 @@ import { backlogOf, backlogOfOne, lagOf } from "./Backlog.ts"
 import type { TopicInfo } from "./Cluster.ts"
 import type { SendCopy } from "./Consumption.ts"
 import { Consumption } from "./Consumption.ts"
-import { errorOf, rejected, system } from "./errors.ts"
+import { errorOf, rejected, system, unavailable } from "./errors.ts"
 import { invalidName } from "./Names.ts"
 import { KafkaDelivery } from "./Partition.ts"
 import { Parts } from "./Parts.ts"
@@ -51,7 +51,7 @@ export const open = (settings: Settings, name: string): Effect.Effect<KafkaDrive
         await checkVersions(parts.cluster)
         await parts.cluster.refresh([])
       },
-      catch: (error) => errorOf({ operation: "connect" }, error)
+      catch: (error) => notConnected(settings, error)
     })
     yield* enter(entryOf(name, parts))
     return {
@@ -79,6 +79,15 @@ export const open = (settings: Settings, name: string): Effect.Effect<KafkaDrive
       }
     }
   })
+
+/** The client does not always say where. */
+const notConnected = ({ brokers }: Settings, cause: unknown): BrokerError => {
+  const about = { operation: "connect" }
+  const error = errorOf(about, cause)
+  if (error.reason._tag === "Rejected") return error
+  const servers = brokers.map(({ host, port }) => `${host}:${port}`).join(", ")
+  return unavailable(about, `none of ${servers} could be reached: ${error.reason.detail}`, cause)
+}
 
 const about = <A>(
   parts: Parts,
