@@ -36,7 +36,10 @@ export interface ConsumerOptions {
   readonly onTimeout?: Decision | ((message: Envelope) => Decision) | undefined
   /** A handler or `onError` that died, or interrupted itself. Default: as `onTimeout`. */
   readonly onDefect?: Decision | ((cause: Cause.Cause<never>, message: Envelope) => Decision) | undefined
-  /** A message that is not what the schema says. `stop` ends the consumer with `ConsumerStopped`. Default `deadLetter`. */
+  /**
+   * A message that is not what the schema says. `stop` ends the consumer, with an error log and `ConsumerStopped` for those who
+   * wait for `stopped`; its layer stays open. Default `deadLetter`.
+   */
   readonly onUndecodable?: "deadLetter" | "stop" | undefined
   /**
    * A version that this program does not know. `release` gives it back for `unknownVersionDelay`, so that a newer member of

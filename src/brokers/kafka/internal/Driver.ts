@@ -220,6 +220,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
         })
     )
     yield* cluster.patiently(about, () => consumption.begin())
+    yield* Effect.forkScoped(tellOfProblems(consumption))
     return {
       take: (max, maxBytes) => consumption.take(max, maxBytes),
       settle: (settlements) => consumption.settle(settlements),
@@ -230,6 +231,23 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       problem: () => consumption.problem
     }
   })
+}
+
+/** Says once that it receives nothing, and when it does again. What is over within a second needs no word. */
+const tellOfProblems = (consumption: Consumption): Effect.Effect<never> => {
+  const { group, topic } = consumption.options
+  const who = `Kafka: group "${group}" of topic "${topic}"`
+  let seen = 0
+  const look = Effect.suspend(() => {
+    const { problem } = consumption
+    const before = seen
+    seen = problem === undefined ? 0 : seen + 1
+    if (problem !== undefined && seen === 2) {
+      return Effect.logWarning(`${who} receives nothing (${problem.reason.detail}); it goes on trying`)
+    }
+    return seen === 0 && before >= 2 ? Effect.logInfo(`${who} receives again`) : Effect.void
+  })
+  return Effect.forever(Effect.andThen(Effect.sleep("1 second"), look))
 }
 
 /** There are no leases; a delivery lasts as long as its partition is ours. */
