@@ -127,8 +127,20 @@ describe("a port where something else answers", () => {
       const place = (yield* stranger).address()
       const address = `127.0.0.1:${typeof place === "object" && place !== null ? place.port : 0}`
       const problem = yield* problemOf(layerAt(address))
+      assert.include(problem, ": connect failed: ")
       assert.include(problem, address)
       assert.include(problem, advice)
     })
   )
+})
+
+it("the errors of drivers have no stack, which would be that of the library; what caused them keeps its own", () => {
+  const { unavailable } = Broker.errorsOf("test")
+  const cause = new Error("cut")
+  const error = unavailable({ operation: "publish" }, "the line was cut", cause)
+  const frames = /\n\s+at /
+  assert.notMatch(error.stack ?? "", frames)
+  assert.notMatch(error.reason.stack ?? "", frames)
+  assert.strictEqual(error.reason.cause, cause)
+  assert.match(new Error("after").stack ?? "", frames)
 })
