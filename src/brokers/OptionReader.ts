@@ -74,5 +74,11 @@ export class OptionReader {
   }
 }
 
+/** The port that a text of digits says; `undefined` where it is none. */
+export const portOf = (digits: string | undefined): number | undefined => {
+  const port = Number(digits)
+  return port >= 1 && port <= 65_535 ? port : undefined
+}
+
 export const isObject = (value: unknown): boolean =>
   typeof value === "object" && value !== null && !Array.isArray(value)

@@ -2,6 +2,7 @@
  * What can go wrong between an app and its broker: the broker cannot be reached (`Unavailable`), or it said no (`Rejected`).
  */
 import * as Schema from "effect/Schema"
+import { withoutStack } from "../pool/withoutStack.ts"
 
 /**
  * The broker could not be asked, or its answer did not arrive: whether it happened is unknown. Trying again is safe for
@@ -58,7 +59,9 @@ export class BrokerError extends Schema.TaggedError<BrokerError>("millrace/Broke
 }) {
   override get message(): string {
     const about = this.topic === undefined ? this.operation : `${this.operation} on "${this.topic}"`
-    const what = this.reason._tag === "Rejected" ? `was rejected (${this.reason.code})` : "could not be confirmed"
+    const isUnknown = this.operation !== "connect" && this.operation !== "open"
+    const unavailable = isUnknown ? "could not be confirmed" : "failed"
+    const what = this.reason._tag === "Rejected" ? `was rejected (${this.reason.code})` : unavailable
     return `${this.broker}: ${about} ${what}: ${this.reason.detail}`
   }
 }
@@ -71,7 +74,10 @@ export interface About {
   readonly ids?: ReadonlyArray<string> | undefined
 }
 
-/** The errors of one driver: for those who write one. `broker` is its system, such as `kafka`. */
+/**
+ * The errors of one driver: for those who write one. `broker` is its system, such as `kafka`. They have no stack of their own;
+ * `cause` keeps its.
+ */
 export const errorsOf = (broker: string) => {
   const make = ({ ids, operation, topic }: About, reason: Unavailable | Rejected) =>
     new BrokerError({
@@ -85,9 +91,9 @@ export const errorsOf = (broker: string) => {
   return {
     /** The broker or the driver says no, and would again. */
     rejected: (about: About, code: Rejected["code"], detail: string, cause?: unknown): BrokerError =>
-      make(about, new Rejected({ code, detail, ...because(cause) })),
+      withoutStack(() => make(about, new Rejected({ code, detail, ...because(cause) }))),
     /** The broker could not be asked, or its answer did not arrive. */
     unavailable: (about: About, detail: string, cause?: unknown): BrokerError =>
-      make(about, new Unavailable({ detail, ...because(cause) }))
+      withoutStack(() => make(about, new Unavailable({ detail, ...because(cause) })))
   }
 }

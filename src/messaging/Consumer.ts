@@ -16,7 +16,8 @@
  * - `order: "key"` runs messages of one key one at a time and in order over all members of the group, and different keys in
  *   parallel. A message that is tried again later keeps those of its key behind it waiting.
  * - Closing takes no more, lets running handlers end until `shutdownDeadline`, interrupts, and gives the rest back without
- *   costing them an attempt. The {@link ConsumerReport} is logged.
+ *   costing them an attempt. The {@link ConsumerReport} is logged: as a warning when something was left abandoned or
+ *   unsettled, else at debug level.
  *
  * **Gotchas**
  *

@@ -27,7 +27,7 @@ export interface ConsumerHealth {
   readonly status: "consuming" | "paused" | "unreachable" | "stalled" | "draining" | "stopped"
   /** What the broker last failed with, until that works again. */
   readonly problem: BrokerError | undefined
-  /** Milliseconds since messages were last taken. */
+  /** Milliseconds since messages were last taken, or since it began. */
   readonly sinceTaken: number
 }
 
@@ -44,8 +44,8 @@ export interface RunningConsumer {
   /** Changes how many handlers run at the same time; more than `prefetch` have nothing to run. */
   readonly resize: (concurrency: number) => Effect.Effect<void>
   /**
-   * Closes the consumer: finishes what runs, gives back the rest. Called again it answers the same report, and the earlier
-   * deadline wins. A handler of the consumer would wait for itself, which is a defect; it can fork the drain.
+   * Closes the consumer: finishes what runs, gives back the rest. Default deadline: the consumer's `shutdownDeadline`. Called
+   * again it answers the same report, and the earlier deadline wins. A handler of the consumer would wait for itself, which is a defect; it can fork the drain.
    */
   readonly drain: (options?: { readonly deadline?: Duration.Input | undefined }) => Effect.Effect<ConsumerReport>
   /** Waits for its end. Fails with `ConsumerStopped` where a message has ended it. */

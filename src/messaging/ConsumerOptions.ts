@@ -36,7 +36,10 @@ export interface ConsumerOptions {
   readonly onTimeout?: Decision | ((message: Envelope) => Decision) | undefined
   /** A handler or `onError` that died, or interrupted itself. Default: as `onTimeout`. */
   readonly onDefect?: Decision | ((cause: Cause.Cause<never>, message: Envelope) => Decision) | undefined
-  /** A message that is not what the schema says. `stop` ends the consumer with `ConsumerStopped`. Default `deadLetter`. */
+  /**
+   * A message that is not what the schema says. `stop` ends the consumer, with an error log and `ConsumerStopped` for those who
+   * wait for `stopped`; its layer stays open. Default `deadLetter`.
+   */
   readonly onUndecodable?: "deadLetter" | "stop" | undefined
   /**
    * A version that this program does not know. `release` gives it back for `unknownVersionDelay`, so that a newer member of
@@ -58,7 +61,7 @@ export interface ConsumerOptions {
    * between the two tells it again. Its failure is logged and changes nothing.
    */
   readonly onDeadLetter?: ((message: Envelope) => Effect.Effect<unknown, unknown>) | undefined
-  /** Is handed the report when the consumer has closed. */
+  /** Is handed the report when the consumer has closed; waited for no longer than `shutdownGrace`. */
   readonly onShutdown?: ((report: ConsumerReport) => Effect.Effect<unknown>) | undefined
   /**
    * With messages waiting, none held and none taken for this long, it is reported as stalled and subscribes anew. A broker
@@ -69,9 +72,15 @@ export interface ConsumerOptions {
 
 /** Options that ask the broker for an ability. */
 export interface AbilityOptions<Order, Replay> {
-  /** `key`: messages of one key run one at a time, in order, over all members of the group. */
+  /**
+   * `key`: messages of one key run one at a time, in order, over all members of the group; each of them has to ask for it.
+   * Messages without a key have no order.
+   */
   readonly order?: Order
-  /** Where a group that does not exist yet begins. Default: with what is published from now on. */
+  /**
+   * Where a group that does not exist yet begins; no effect on one that does. Default: with what is published from now on, and
+   * the first group of a topic with what the topic has kept.
+   */
   readonly replay?: Replay
 }
 

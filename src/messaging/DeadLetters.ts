@@ -11,6 +11,38 @@
  * - {@link replay} reads those that are there when it begins, so what dies again is not read again. Each goes back to its own
  *   group alone, with its attempts counted anew; its history and the number of replays stay with it.
  * - A crash between writing a dead letter and acknowledging its message leaves two letters of one id.
+ *
+ * **Example** (Looking at what failed, and having it done again)
+ *
+ * ```ts
+ * import { Deferred, Effect, Queue, Schema, Stream } from "effect"
+ * import { Consumer, DeadLetters, Topic } from "millrace"
+ * import { Memory } from "millrace/memory"
+ *
+ * const OrderPlaced = Topic.make("orders.placed", { schema: Schema.String, version: 1 })
+ *
+ * let isMended = false
+ * const program = Effect.gen(function*() {
+ *   const booked = yield* Queue.unbounded<string>()
+ *   const died = yield* Deferred.make<void>()
+ *   const book = (order: string) => (isMended ? Queue.offer(booked, order) : Effect.fail("no such product"))
+ *   yield* Consumer.make(OrderPlaced, book, {
+ *     group: "stock",
+ *     onError: () => Consumer.deadLetter,
+ *     onDeadLetter: () => Deferred.succeed(died, undefined)
+ *   })
+ *   yield* OrderPlaced.publish("o-1")
+ *   yield* Deferred.await(died)
+ *
+ *   const letters = yield* Stream.runCollect(DeadLetters.list(OrderPlaced, { group: "stock" }))
+ *   isMended = true
+ *   const report = yield* DeadLetters.replay(OrderPlaced, { group: "stock", rate: { limit: 100, interval: "1 second" } })
+ *   return [letters.map(({ cause }) => cause), report.replayed, yield* Queue.take(booked)]
+ * })
+ *
+ * const result = await Effect.runPromise(Effect.scoped(program).pipe(Effect.provide(Memory.layer())))
+ * result // => [["no such product"], 1, "o-1"]
+ * ```
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"

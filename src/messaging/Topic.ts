@@ -74,7 +74,10 @@ export interface PublishOptions {
   readonly id?: string | undefined
   /** Instead of the topic's own key function. */
   readonly key?: string | undefined
-  /** Free headers. Names that start with `ce_` or `millrace`, and those of the trace context, are reserved. */
+  /**
+   * Free headers. Reserved are `traceparent`, `tracestate` and `content-type`, and names that begin with `ce_`, `ce-`, `ce:`,
+   * `cloudevents` or `millrace`.
+   */
   readonly headers?: Readonly<Record<string, string>> | undefined
   readonly correlationId?: string | undefined
 }

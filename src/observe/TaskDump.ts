@@ -66,12 +66,13 @@ const formatTask = (task: TaskInfo): string =>
 const formatAge = (millis: number): string =>
   millis < 1000 ? `${Math.round(millis)} ms` : `${(millis / 1000).toFixed(1)} s`
 
-/** The signals that a program may use for a dump. */
+/** The signals that a program may use for a dump. Only macOS and BSD have SIGINFO. */
 type DumpSignal = "SIGUSR1" | "SIGUSR2" | "SIGINFO" | "SIGQUIT"
 
 /**
  * Writes a dump to standard error whenever the process gets the signal (default SIGUSR2). While the layer is there, tasks
- * record when and where they were submitted, about a microsecond each. Provide it around the pools that it shall show.
+ * record when and where they were submitted, about a microsecond each. Provide it around the pools that it shall show. Without
+ * it these signals have their usual effect, which for all but SIGUSR1 and SIGINFO is to end the process.
  */
 export const layerOnSignal = (signal: DumpSignal = "SIGUSR2"): Layer.Layer<never> =>
   Layer.effectDiscard(

@@ -39,12 +39,14 @@
 import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { Accounting } from "./Accounting.ts"
 import { calledFrom, callSite } from "./internal/CallSite.ts"
 import type { PoolClosed } from "./PoolError.ts"
+import { InvalidOption } from "./PoolError.ts"
 import type { ShutdownReport } from "./ShutdownReport.ts"
 import type { Ended, Refused } from "./WorkerPool.ts"
 import { open } from "./WorkerPool.ts"
@@ -104,11 +106,15 @@ export interface Options<out P extends OnFull = OnFull> {
 export const make = <const P extends OnFull = "suspend">(
   options: Options<P> = {}
 ): Effect.Effect<Supervisor<P>, never, Scope.Scope> => {
-  const { maxInFlight, name = "background", ...rest } = options
+  const { maxInFlight = 1024, name = "background", ...rest } = options
+  if (!Number.isInteger(maxInFlight) || maxInFlight < 1) {
+    const problem = `maxInFlight must be a whole number of at least 1, got ${format(maxInFlight)}`
+    return Effect.die(new InvalidOption({ operation: "Background.make", problem }))
+  }
   return open<P, "continue">("Background", "Background.make", {
     ...rest,
     name,
-    concurrency: maxInFlight ?? 1024,
+    concurrency: maxInFlight,
     capacity: 0
   })
 }

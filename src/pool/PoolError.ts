@@ -18,8 +18,15 @@ export class PoolFull extends Schema.TaggedError<PoolFull>("millrace/PoolFull")(
   key: Schema.UndefinedOr(Schema.String)
 }) {
   override get message(): string {
-    const what = this.key === undefined ? "its backlog" : `the share of key "${this.key}" in its backlog`
-    return `Pool "${this.pool}" refused task "${this.task}": ${what} is full (${this.capacity} tasks). Try again later, raise the capacity, or choose another onFull.`
+    const refused = `Pool "${this.pool}" refused task "${this.task}"`
+    if (this.capacity === 0) {
+      return `${refused}: it cannot start at once, and nothing may wait (capacity 0). Try again later, raise concurrency (maxInFlight of a Background), or choose another onFull.`
+    }
+    const [what, option] =
+      this.key === undefined
+        ? ["its backlog", "capacity"]
+        : [`the share of key "${this.key}" in its backlog`, "capacityPerKey"]
+    return `${refused}: ${what} is full (${this.capacity} tasks). Try again later, raise ${option}, or choose another onFull.`
   }
 }
 
@@ -42,13 +49,13 @@ export class PoolClosed extends Schema.TaggedError<PoolClosed>("millrace/PoolClo
   }
 }
 
-/** The task was accepted and later discarded to keep the backlog bounded, by `dropNewest` or `dropOldest`. */
+/** The task was accepted and then discarded because the pool was full, by `dropNewest` or `dropOldest`. */
 export class TaskDropped extends Schema.TaggedError<TaskDropped>("millrace/TaskDropped")("TaskDropped", {
   ...Task,
   policy: Schema.Literals(["dropNewest", "dropOldest"])
 }) {
   override get message(): string {
-    return `Task "${this.task}" was dropped by policy ${this.policy}: the backlog of pool "${this.pool}" was full.`
+    return `Task "${this.task}" was dropped by policy ${this.policy}: pool "${this.pool}" was full.`
   }
 }
 

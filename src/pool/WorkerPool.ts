@@ -408,7 +408,7 @@ export const open = <P extends OnFull, K extends OnKeyFailure>(
 
 /**
  * Opens a pool that closes with the scope: it drains until `shutdownDeadline`, and the report is logged (as a warning when
- * anything could not end by itself), given to `onShutdown` and to the registry.
+ * anything could not end by itself, else at debug level), given to `onShutdown` and to the registry.
  *
  * **When to use**
  *

@@ -1,5 +1,6 @@
 /**
- * Fails when an effect leaves something open or running: a pool that nobody closed, or a task that was abandoned.
+ * Fails when an effect leaves something open or running: a pool or consumer that nobody closed, or a task or handler that was
+ * abandoned.
  *
  * It sees what the effect itself opened, through a registry of its own, so tests that run side by side do not see each
  * other's.
@@ -48,8 +49,9 @@ export const noLeaks = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<
     const abandoned: Array<string> = []
     const stop = registry.listen((event: Event) => {
       if (event._tag === "Closed" && hasAbandoned(event.report)) {
-        for (const task of event.report.abandoned) {
-          abandoned.push(`task "${task.name}" of ${event.entry.kind} "${event.entry.name}" was abandoned`)
+        for (const one of event.report.abandoned) {
+          const what = typeof one === "string" ? `the handler of message "${one}"` : `task "${one.name}"`
+          abandoned.push(`${what} of ${event.entry.kind} "${event.entry.name}" was abandoned`)
         }
       }
     })
@@ -63,7 +65,9 @@ export const noLeaks = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<
     )
   })
 
-const isReport = Schema.is(Schema.Struct({ abandoned: Schema.Array(Schema.Struct({ name: Schema.String })) }))
+/** Of a pool the tasks, of a consumer the ids of the messages. */
+const Report = Schema.Struct({
+  abandoned: Schema.Array(Schema.Union([Schema.String, Schema.Struct({ name: Schema.String })]))
+})
 
-const hasAbandoned = (report: unknown): report is { readonly abandoned: ReadonlyArray<{ readonly name: string }> } =>
-  isReport(report)
+const hasAbandoned = Schema.is(Report)

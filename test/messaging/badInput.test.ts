@@ -55,7 +55,10 @@ describe("options of a consumer", () => {
 
 describe("options of a consumer of batches", () => {
   const wrong: ReadonlyArray<readonly [options: object, problem: RegExp]> = [
-    [{ group: "g" }, /size must be a whole number of at least 1 .*\n*.*linger must be a duration/],
+    [
+      { group: "g" },
+      /Consumer: size must be a whole number of at least 1 [^\n]*, got undefined\nlinger must be a duration [^\n]*; got undefined(?!\n\w+ must)/
+    ],
     [{ group: "g", size: 10, linger: 0, prefetch: 5 }, /prefetch must be at least the size of a batch \(10\), got 5/],
     [{ group: "g", size: 10, linger: 0, order: "key" }, /order must be left out/]
   ]

@@ -3,10 +3,28 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { Consumer, Topic } from "millrace"
-import { whileTimePasses } from "millrace/testing"
+import { noLeaks, whileTimePasses } from "millrace/testing"
 import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
 
 describe("closing a consumer", () => {
+  it.effect("with a handler that does not stop is a leak", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const options = { group: "g", shutdownDeadline: 0, shutdownGrace: 0 }
+        const begun = yield* Deferred.make<void>()
+        const immortal = Effect.andThen(Deferred.succeed(begun, undefined), Effect.uninterruptible(Effect.never))
+        const abandoning = Effect.gen(function* () {
+          yield* Consumer.make(Numbers, () => immortal, options)
+          yield* Numbers.publish({ n: 1 }, { id: "m-1" })
+          yield* Deferred.await(begun)
+        })
+        const leak = String(yield* Effect.exit(whileTimePasses(noLeaks(abandoning))))
+        assert.include(leak, 'the handler of message "m-1" of Consumer "numbers/g" was abandoned')
+        yield* whileTimePasses(noLeaks(Consumer.make(Numbers, () => Effect.void, { group: "other" })))
+      })
+    )
+  )
+
   it.effect("lets running handlers end, and gives the rest back at once", () =>
     onMemory(
       Effect.gen(function* () {

@@ -1,4 +1,5 @@
 /** What JavaScript callers and configuration may hand to the layer of a driver: each wrong option is named, and nothing throws. */
+import { createServer, type Server } from "node:net"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Layer } from "effect"
 import { Broker } from "millrace"
@@ -80,4 +81,66 @@ describe.each(Object.entries(drivers))("%s", (_, { layer, names, valid }) => {
       }
     })
   )
+})
+
+const problemOf = (layer: Layer.Layer<Broker.Broker, unknown>): Effect.Effect<string> =>
+  Effect.map(Effect.exit(Effect.scoped(Layer.build(layer))), (exit) =>
+    Exit.isSuccess(exit) ? "" : String(Cause.squash(exit.cause))
+  )
+
+describe("addresses", () => {
+  const { kafka, nsq } = drivers
+  const wrongAddresses = ["host", "host:0", "host:65536", "kafka://host:9092", "host:9092/", " host:9092"]
+  it.live.each(wrongAddresses)("%o is none", (address) =>
+    Effect.gen(function* () {
+      for (const layer of [kafka?.layer({ brokers: [address] }), nsq?.layer({ nsqd: [address] })]) {
+        assert.include(yield* layer === undefined ? Effect.succeed("") : problemOf(layer), "InvalidOption")
+      }
+    })
+  )
+})
+
+/** What answers and is none of theirs: somebody has mistaken the port. */
+const stranger = Effect.acquireRelease(
+  Effect.callback<Server>((resume) => {
+    const server = createServer((socket) => {
+      socket.on("error", () => undefined)
+      socket.on("data", () => socket.end("HTTP/1.1 400 Bad Request\r\n\r\n"))
+    })
+    server.listen(0, "127.0.0.1", () => resume(Effect.succeed(server)))
+  }),
+  (server) => Effect.sync(() => server.close())
+)
+
+describe("a port where something else answers", () => {
+  const at: ReadonlyArray<readonly [string, (address: string) => Layer.Layer<Broker.Broker, unknown>, string]> = [
+    ["kafka", (address) => Kafka.layer({ brokers: [address] }), "could be reached"],
+    [
+      "nsq",
+      (address) => Nsq.layer({ nsqd: [address], connectTimeout: "200 millis" }),
+      "is it the TCP port of an nsqd?"
+    ],
+    ["rabbitmq", (address) => RabbitMq.layer({ url: `amqp://${address}` }), "is it the AMQP port of the server"]
+  ]
+  it.live.each(at)("%s: the error says where, and what may be wrong", ([, layerAt, advice]) =>
+    Effect.gen(function* () {
+      const place = (yield* stranger).address()
+      const address = `127.0.0.1:${typeof place === "object" && place !== null ? place.port : 0}`
+      const problem = yield* problemOf(layerAt(address))
+      assert.include(problem, ": connect failed: ")
+      assert.include(problem, address)
+      assert.include(problem, advice)
+    })
+  )
+})
+
+it("the errors of drivers have no stack, which would be that of the library; what caused them keeps its own", () => {
+  const { unavailable } = Broker.errorsOf("test")
+  const cause = new Error("cut")
+  const error = unavailable({ operation: "publish" }, "the line was cut", cause)
+  const frames = /\n\s+at /
+  assert.notMatch(error.stack ?? "", frames)
+  assert.notMatch(error.reason.stack ?? "", frames)
+  assert.strictEqual(error.reason.cause, cause)
+  assert.match(new Error("after").stack ?? "", frames)
 })

@@ -78,7 +78,7 @@ describe("admission", () => {
       const full = yield* Effect.flip(pool.submit(Effect.void, { name: "third" }))
       assert.instanceOf(full, WorkerPool.PoolFull)
       assert.deepInclude(full, { pool: "p", task: "third", capacity: 1 })
-      assert.include(full.message, 'Pool "p" refused task "third"')
+      assert.include(full.message, 'Pool "p" refused task "third": its backlog is full (1 tasks)')
       const fromRun = yield* Effect.flip(pool.run(Effect.void))
       assert.strictEqual(fromRun._tag, "PoolFull")
       assert.deepInclude(yield* balanced(pool), { accepted: 2, refused: 2 })

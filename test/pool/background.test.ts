@@ -44,12 +44,17 @@ describe("Background", () => {
       const work = yield* gate
       const rejecting = yield* Background.make({ maxInFlight: 1, onFull: "reject" })
       yield* rejecting.fork(work.pass)
-      assert.strictEqual((yield* Effect.flip(rejecting.fork(Effect.void)))._tag, "PoolFull")
+      const full = yield* Effect.flip(rejecting.fork(Effect.void))
+      assert.strictEqual(full._tag, "PoolFull")
+      // It has no backlog that could be full.
+      assert.notInclude(full.message, "backlog")
+      assert.include(full.message, "maxInFlight")
       const heard: Array<string> = []
       const dropping = yield* Background.make({ maxInFlight: 1, onFull: "dropNewest" })
       yield* dropping.fork(work.pass)
       yield* dropping.fork(Effect.void, { onFailure: (cause) => Effect.sync(() => heard.push(String(cause))) })
       assert.include(heard[0], "TaskDropped")
+      assert.notInclude(heard[0], "backlog")
       assert.deepInclude(yield* balanced(dropping), { dropped: 1 })
       yield* work.open
     })

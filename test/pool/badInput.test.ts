@@ -128,7 +128,7 @@ describe("bad input", () => {
     Effect.gen(function* () {
       assert.match(
         problemOf(yield* Effect.exit(Background.make({ maxInFlight: 0 }))),
-        /^Background\.make: [\s\S]*got 0/
+        /^Background\.make: maxInFlight must be a whole number of at least 1, got 0$/
       )
     })
   )

@@ -73,6 +73,7 @@ export interface Options<N extends string> {
   readonly heartbeat?: Duration.Input | undefined
   /** How long handlers may go on with messages of a partition that another consumer is to have. Default 10 seconds. */
   readonly revokeTimeout?: Duration.Input | undefined
+  /** How long one try to connect may take. Default 5 seconds. */
   readonly connectTimeout?: Duration.Input | undefined
   readonly tls?: TlsOptions | boolean | undefined
   readonly sasl?: SaslOptions | undefined

@@ -33,7 +33,7 @@ export type Abilities = "delay" | "priority" | "order" | "replay" | "browse"
 
 export interface Options<Name extends string = "default"> extends BrokerOptions {
   /** The name under which topics ask for this broker. Default: the broker of the app. */
-  readonly name?: Name
+  readonly name?: Name | undefined
 }
 
 /**

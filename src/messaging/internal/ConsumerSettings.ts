@@ -48,7 +48,7 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
   const whole = (name: keyof Unchecked, least: number, meaning: string, fallback: number): number => {
     const value = options[name] ?? fallback
     if (Number.isInteger(value) && (value as number) >= least) return value as number
-    problems.push(`${name} must be a whole number of at least ${least} (${meaning}), got ${format(value)}`)
+    problems.push(`${name} must be a whole number of at least ${least} (${meaning}), got ${format(options[name])}`)
     return fallback
   }
   const span = (name: string, input: unknown, fallback: number, moreThanZero = false): number => {
@@ -83,9 +83,10 @@ export const checkConsumer = (given: Unchecked, isBatch: boolean): Effect.Effect
   }
   if (typeof group !== "string" || group.trim() === "") problems.push("group must be a name that is not empty")
   const concurrency = whole("concurrency", 1, "handlers at a time", 16)
-  // Left out, both are no numbers: a batch without a size would never be full.
-  const size = isBatch ? whole("size", 1, "messages in a batch", Number.NaN) : 0
-  const linger = isBatch ? span("linger", options.linger ?? Number.NaN, 0) : 0
+  // Neither has a default that would be allowed: a batch without a size would never be full.
+  const size = isBatch ? whole("size", 1, "messages in a batch", 0) : 0
+  if (isBatch && options.linger === undefined) problems.push(durationProblem("linger", undefined))
+  const linger = isBatch ? span("linger", options.linger, 0) : 0
   if (isBatch && order !== undefined) problems.push("order must be left out: batches have no order by key")
   const least = Math.max(64, 2 * concurrency, size * (concurrency + 1))
   const maxAttempts = whole("maxAttempts", 1, "attempts before a message becomes a dead letter", 20)

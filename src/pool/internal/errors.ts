@@ -3,17 +3,8 @@
  * in every log of every refused task, and it is what costs most when a full pool refuses ten thousand of them.
  */
 import { KeyStopped, PoolClosed, PoolFull, TaskDropped, TaskExpired, TaskTimedOut } from "../PoolError.ts"
+import { withoutStack } from "../withoutStack.ts"
 import type { Task } from "./Task.ts"
-
-const withoutStack = <E>(make: () => E): E => {
-  const limit = Error.stackTraceLimit
-  Error.stackTraceLimit = 0
-  try {
-    return make()
-  } finally {
-    Error.stackTraceLimit = limit
-  }
-}
 
 const names = (task: Task) => ({ pool: task.engine.name, task: task.name })
 

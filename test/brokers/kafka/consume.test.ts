@@ -1,6 +1,6 @@
 /** Consuming: what is committed, what waits, and what another owner of a partition knows. */
 import { assert, it } from "@effect/vitest"
-import { Context, Effect, Exit, Fiber, Layer } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Logger } from "effect"
 import type { Driver } from "millrace"
 import { Broker } from "millrace"
 import { Kafka } from "millrace/kafka"
@@ -335,6 +335,10 @@ describeWith("kafka", (kafka) => {
         assert.strictEqual((yield* takeMany(next, 11)).length, 11)
         const many = yield* Effect.flip(run(Kafka.moveTo({ topic, group: "h", offsets: [0, 0, 0, 0, 0] })))
         assert.include(many.message, "has 4 partitions")
+        // It would begin again with the first message.
+        const beyond = yield* Effect.flip(run(Kafka.moveTo({ topic, group: "h", offsets: [10, 11] })))
+        assert.deepInclude(beyond.reason, { _tag: "Rejected", code: "Refused" })
+        assert.include(beyond.message, "partition 1 ends at 10, and offset 11 was given")
         assert.isTrue(Exit.hasDies(yield* Effect.exit(run(Kafka.moveTo({ ...group, offsets: [-1] })))))
       })
   )
@@ -441,6 +445,27 @@ describeWith("kafka", (kafka) => {
       assert.strictEqual(delivery && idOf(delivery), `${topic}/5/0`)
     })
   )
+
+  it.live("a server that is away is told of once, and so is that it is back; a publisher hears why", () => {
+    const lines: Array<string> = []
+    const logger = Logger.make<unknown, void>(({ message }) => lines.push(String(message)))
+    const about = (what: string) => lines.filter((line) => line.includes(what))
+    return Effect.gen(function* () {
+      const topic = fresh()
+      const { options, proxy } = yield* proxied(broker)
+      const driver = yield* connect(broker, { ...options, patience: "1 second" })
+      yield* subscribe(driver, { topic })
+      yield* proxy.refuse
+      yield* proxy.cut
+      const [published] = yield* publish(driver, topic, ["m"])
+      assert.match(published?._tag === "Failed" ? published.error.message : "", /not confirmed .* \(.*ECONNREFUSED/)
+      yield* until("it is told", () => about("receives nothing").length > 0)
+      yield* Effect.sleep("2500 millis")
+      assert.strictEqual(about("receives nothing").length, 1)
+      yield* proxy.restore
+      yield* until("it is back", () => about("receives again").length > 0)
+    }).pipe(Effect.provide(Logger.layer([logger])))
+  })
 
   it.live("an abandoned message is not given to another before the session has expired", () =>
     Effect.gen(function* () {

@@ -477,3 +477,22 @@ describe("leases and settlements", () => {
     }).pipe(Effect.scoped, quietly)
   )
 })
+
+describe("a connection", () => {
+  it.live("that was lost is told of, and so is the next one; the first needs no word", () =>
+    Effect.gen(function* () {
+      const log = keptLog()
+      const nsqd = yield* fakeNsqd
+      const lines = (text: string) => log.lines.filter((line) => line.includes(text)).length
+      yield* Effect.gen(function* () {
+        yield* connect({ nsqd: [nsqd.address] })
+        assert.strictEqual(lines("connected again"), 0)
+        nsqd.goAway()
+        yield* until("its end is told", () => lines("connecting again") === 1)
+        nsqd.comeBack()
+        yield* until("so is the next", () => lines(`connected again to nsqd ${nsqd.address}`) === 1)
+      }).pipe(Effect.scoped, Effect.provide(log.layer))
+      assert.strictEqual(lines("connecting again"), 1)
+    }).pipe(Effect.scoped)
+  )
+})

@@ -47,6 +47,14 @@ describe("opening", () => {
     })
   )
 
+  it.live("the client by itself says what SQLite said", () =>
+    Effect.gen(function* () {
+      const layer = SqliteClient.layer({ filename: join(dirname(yield* filename), "missing", "app.db") })
+      const error = yield* Effect.flip(Effect.provide(Effect.void, layer))
+      assert.match(error.message, /missing.app\.db \(unable to open database file\)$/)
+    })
+  )
+
   it.live("a file that is no database", () =>
     Effect.gen(function* () {
       const path = yield* filename

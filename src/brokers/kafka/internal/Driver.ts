@@ -22,7 +22,7 @@ import { backlogOf, backlogOfOne, lagOf } from "./Backlog.ts"
 import type { TopicInfo } from "./Cluster.ts"
 import type { SendCopy } from "./Consumption.ts"
 import { Consumption } from "./Consumption.ts"
-import { errorOf, rejected, system } from "./errors.ts"
+import { errorOf, rejected, system, unavailable } from "./errors.ts"
 import { invalidName } from "./Names.ts"
 import { KafkaDelivery } from "./Partition.ts"
 import { Parts } from "./Parts.ts"
@@ -51,7 +51,7 @@ export const open = (settings: Settings, name: string): Effect.Effect<KafkaDrive
         await checkVersions(parts.cluster)
         await parts.cluster.refresh([])
       },
-      catch: (error) => errorOf({ operation: "connect" }, error)
+      catch: (error) => notConnected(settings, error)
     })
     yield* enter(entryOf(name, parts))
     return {
@@ -79,6 +79,15 @@ export const open = (settings: Settings, name: string): Effect.Effect<KafkaDrive
       }
     }
   })
+
+/** The client does not always say where. */
+const notConnected = ({ brokers }: Settings, cause: unknown): BrokerError => {
+  const about = { operation: "connect" }
+  const error = errorOf(about, cause)
+  if (error.reason._tag === "Rejected") return error
+  const servers = brokers.map(({ host, port }) => `${host}:${port}`).join(", ")
+  return unavailable(about, `none of ${servers} could be reached: ${error.reason.detail}`, cause)
+}
 
 const about = <A>(
   parts: Parts,
@@ -211,6 +220,7 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
         })
     )
     yield* cluster.patiently(about, () => consumption.begin())
+    yield* Effect.forkScoped(tellOfProblems(consumption))
     return {
       take: (max, maxBytes) => consumption.take(max, maxBytes),
       settle: (settlements) => consumption.settle(settlements),
@@ -221,6 +231,23 @@ const subscribe = (parts: Parts, options: SubscribeOptions): Effect.Effect<Subsc
       problem: () => consumption.problem
     }
   })
+}
+
+/** Says once that it receives nothing, and when it does again. What is over within a second needs no word. */
+const tellOfProblems = (consumption: Consumption): Effect.Effect<never> => {
+  const { group, topic } = consumption.options
+  const who = `Kafka: group "${group}" of topic "${topic}"`
+  let seen = 0
+  const look = Effect.suspend(() => {
+    const { problem } = consumption
+    const before = seen
+    seen = problem === undefined ? 0 : seen + 1
+    if (problem !== undefined && seen === 2) {
+      return Effect.logWarning(`${who} receives nothing (${problem.reason.detail}); it goes on trying`)
+    }
+    return seen === 0 && before >= 2 ? Effect.logInfo(`${who} receives again`) : Effect.void
+  })
+  return Effect.forever(Effect.andThen(Effect.sleep("1 second"), look))
 }
 
 /** There are no leases; a delivery lasts as long as its partition is ours. */

@@ -56,6 +56,8 @@ interface Lane {
   underWay: boolean
   /** Not to be sent again before. */
   notBefore: number
+  /** What last went wrong with it, and is tried again. */
+  problem: unknown
 }
 
 /** Most requests to a server at a time; a partition is in one of them alone, so that its batches stay in order. */
@@ -106,7 +108,7 @@ export class Producer {
     let lane = this.lanes.get(key)
     if (lane === undefined) {
       const { partition, topic } = record
-      lane = { key, topic, partition, waiting: [], batch: undefined, underWay: false, notBefore: 0 }
+      lane = { key, topic, partition, waiting: [], batch: undefined, underWay: false, notBefore: 0, problem: undefined }
       this.lanes.set(key, lane)
     }
     lane.waiting.push(record)
@@ -175,6 +177,7 @@ export class Producer {
       this.producer = { id: producerId, epoch: producerEpoch, sequences: new Map() }
     } catch (error) {
       if (hasCode(error, "CLUSTER_AUTHORIZATION_FAILED", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED")) this.failAll(error)
+      for (const lane of this.ready) lane.problem = error
     }
   }
 
@@ -195,7 +198,10 @@ export class Producer {
         if (this.cluster.topic(lane.topic) === undefined) this.missing(lane)
         this.wakeLater(pause)
       },
-      () => this.wakeLater(pause)
+      (error) => {
+        lane.problem = error
+        this.wakeLater(pause)
+      }
     )
   }
 
@@ -318,6 +324,7 @@ export class Producer {
   private confirm(lane: Lane, batch: Batch): void {
     if (!this.endRequest(lane, batch)) return
     lane.batch = undefined
+    lane.problem = undefined
     for (const record of batch.records) {
       this.end(record)
       record.done(confirmed)
@@ -329,6 +336,7 @@ export class Producer {
 
   private refused(lane: Lane, batch: Batch, error: unknown): void {
     if (!this.endRequest(lane, batch)) return
+    lane.problem = error
     if (hasCode(error, ...lostNumbers)) {
       if (this.producer === batch.producer) this.producer = undefined
       // It is numbered anew, at the head of its lane.
@@ -354,7 +362,7 @@ export class Producer {
     if (isUnwritten) batch.producer.sequences.set(lane.key, batch.sequence)
     else if (this.producer === batch.producer) this.producer = undefined
     const why = isUnwritten || error === undefined ? error : new Error(`${textOf(error)}; it may have been written`)
-    for (const record of batch.records) this.fail(record, why)
+    for (const record of batch.records) this.fail(record, why, lane.problem)
   }
 
   /** Gives up what has waited too long. */
@@ -365,7 +373,7 @@ export class Producer {
       if (batch?.records.some(({ deadline }) => deadline <= now)) this.failBatch(lane, batch, undefined)
       const late = lane.waiting.filter((record) => record.deadline <= now || record.cancelled)
       if (late.length > 0) lane.waiting = lane.waiting.filter((record) => !late.includes(record))
-      for (const record of late) this.fail(record, undefined)
+      for (const record of late) this.fail(record, undefined, lane.problem)
       if (lane.waiting.length === 0 && lane.batch === undefined && !lane.underWay) {
         this.lanes.delete(lane.key)
         this.ready.delete(lane)
@@ -378,10 +386,13 @@ export class Producer {
     this.pump()
   }
 
-  private fail(record: Outgoing, error: unknown): void {
+  /** Without an error its time has passed; `last` is what then was in the way. */
+  private fail(record: Outgoing, error: unknown, last?: unknown): void {
     this.end(record)
     const { patience } = this.cluster.settings
-    const unknown = () => unavailable(record.about, `not confirmed within ${patience} ms; it may have been written`)
+    const why = last === undefined ? "" : ` (${textOf(last)})`
+    const unknown = () =>
+      unavailable(record.about, `not confirmed within ${patience} ms${why}; it may have been written`, last)
     record.done({ _tag: "Failed", error: error === undefined ? unknown() : errorOf(record.about, error) })
   }
 

@@ -3,8 +3,9 @@ import { isIP } from "node:net"
 import type * as Effect from "effect/Effect"
 import { format } from "effect/Formatter"
 import * as Redacted from "effect/Redacted"
-import { isObject, OptionReader } from "../../OptionReader.ts"
+import { isObject, OptionReader, portOf } from "../../OptionReader.ts"
 import type { Options, SaslOptions, TlsOptions } from "../Options.ts"
+import { Refusal } from "./errors.ts"
 
 interface Address {
   readonly host: string
@@ -54,7 +55,16 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
   const maxMessageBytes = reader.whole("maxMessageBytes", options.maxMessageBytes, 1_000_000)
   const settings: Settings = {
     brokers,
-    address: (host, port) => readAddress(address?.(`${host}:${port}`) ?? "") ?? { host, port },
+    address: (host, port) => {
+      if (address === undefined) return { host, port }
+      const given = address(`${host}:${port}`)
+      const read = readAddress(given)
+      if (read !== undefined) return read
+      throw new Refusal(
+        "INVALID_REQUEST",
+        `the option address must answer one such as "host:9092", and answered ${format(given)} for ${host}:${port}`
+      )
+    },
     clientId,
     createTopics: createTopics && {
       partitions: reader.whole("createTopics.partitions", createTopics.partitions, 1),
@@ -82,8 +92,9 @@ export const check = (options: Options<string>): Effect.Effect<Settings> => {
 /** Of `host:port` or `[host]:port`. */
 const readAddress = (address: string): Address | undefined => {
   // JavaScript callers come here too.
-  const match = typeof address !== "string" ? null : /^\[?([^\s[\]]+?)\]?:(\d{1,5})$/.exec(address)
-  return match?.[1] === undefined ? undefined : { host: match[1], port: Number(match[2]) }
+  const match = typeof address !== "string" ? null : /^\[?([^\s[\]/]+?)\]?:(\d{1,5})$/.exec(address)
+  const port = portOf(match?.[2])
+  return match?.[1] === undefined || port === undefined ? undefined : { host: match[1], port }
 }
 
 /** Without a name of its own, servers are asked for the one that they are reached by; addresses are no names. */

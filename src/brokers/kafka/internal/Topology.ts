@@ -18,7 +18,7 @@ import {
 } from "@platformatic/kafka"
 import type { Group, SubscribeOptions } from "../../../messaging/Driver.ts"
 import type { Cluster, TopicInfo } from "./Cluster.ts"
-import { hasCode, Refusal } from "./errors.ts"
+import { hasCode, Refusal, rejected } from "./errors.ts"
 import { deadTopicOf, groupIdOf, groupOf, retryTopicOf } from "./Names.ts"
 
 /** Where offsets begin, in the words of the protocol; other numbers are times. */
@@ -123,10 +123,15 @@ export class Topology {
   async moveTo(group: Group, offsets: ReadonlyArray<number | undefined>): Promise<void> {
     await this.needGroup(group, undefined)
     const topic = await this.need(group.topic)
+    const refused = (text: string) => rejected({ operation: "move a group", topic: group.topic }, "Refused", text)
     if (offsets.length > topic.leaders.length) {
-      const text = `topic "${group.topic}" has ${topic.leaders.length} partitions, and offsets were given for ${offsets.length}`
-      throw new Refusal("INVALID_REQUEST", text)
+      throw refused(`the topic has ${topic.leaders.length} partitions, and offsets were given for ${offsets.length}`)
     }
+    const ends = await this.offsets(topic, latest)
+    offsets.forEach((offset = 0, i) => {
+      // From there it would begin again from the beginning, as where a log was cut off.
+      if (offset > (ends[i] ?? 0)) throw refused(`partition ${i} ends at ${ends[i]}, and offset ${offset} was given`)
+    })
     await this.commitAsNobody(group, [[topic, offsets]]).catch((error: unknown) => {
       if (!hasCode(error, ...hasMembers)) throw error
       throw new Refusal("NON_EMPTY_GROUP", `group "${group.group}" of ${group.topic} has members`)

@@ -84,7 +84,7 @@ export const errorOf = (about: About, error: unknown): BrokerError => {
   const text = textOf(error)
   for (const code of codesOf(error)) {
     const no = noes.find(([pattern]) => pattern.test(code))
-    if (no !== undefined) return rejected(about, no[1], `${text}; ${no[2]}`, error)
+    if (no !== undefined) return rejected(about, no[1], `${text.replace(/\.$/, "")}; ${no[2]}`, error)
   }
   const isDenied = chainOf(error).some((one) => "code" in one && one.code === "PLT_KFK_AUTHENTICATION")
   return isDenied

@@ -25,6 +25,7 @@ export class Link {
   private readonly settings: Settings
   private readonly topology: Topology
   private readonly onChange: (link: Link) => void
+  private wasLost = false
 
   constructor(address: NodeAddress, settings: Settings, topology: Topology, onChange: (link: Link) => void) {
     this.address = address
@@ -48,6 +49,8 @@ export class Link {
           this.problem = undefined
           this.onChange(this)
         })
+        if (this.wasLost) yield* Effect.logInfo(`NSQ: connected again to nsqd ${this.name}`)
+        this.wasLost = false
         return yield* connection.closed
       })
     ).pipe(
@@ -73,7 +76,10 @@ export class Link {
         // The schedule never ends.
         Effect.orDie,
         Effect.tap(note),
-        Effect.tap((lost) => Effect.logWarning(`NSQ: ${lost.message}; connecting again`)),
+        Effect.tap((lost) => {
+          this.wasLost = true
+          return Effect.logWarning(`NSQ: ${lost.message}; connecting again`)
+        }),
         Effect.andThen(Effect.sleep("20 millis"))
       )
     )

@@ -2,7 +2,7 @@
 import type { ConnectionOptions } from "node:tls"
 import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
-import { isObject, OptionReader } from "../../OptionReader.ts"
+import { isObject, OptionReader, portOf } from "../../OptionReader.ts"
 import type { Address, Options } from "../Options.ts"
 
 /** An nsqd. */
@@ -67,9 +67,10 @@ const readAddress = (address: Address): NodeAddress | undefined => {
   const { http, tcp } = typeof address === "string" ? { tcp: address, http: undefined } : address
   const match = typeof tcp === "string" ? /^(?:\[([^\]]+)\]|([^:/\s]+)):(\d{1,5})$/.exec(tcp) : null
   const host = match?.[1] ?? match?.[2]
-  if (host === undefined) return undefined
+  const port = portOf(match?.[3])
+  if (host === undefined || port === undefined) return undefined
   const url = http === undefined ? undefined : readUrl(http)
-  return http !== undefined && url === undefined ? undefined : { host, port: Number(match?.[3]), http: url }
+  return http !== undefined && url === undefined ? undefined : { host, port, http: url }
 }
 
 const readUrl = (url: unknown): string | undefined => {

@@ -174,7 +174,11 @@ const describe = (error: unknown, host: string): unknown => {
   // The client does not tell why.
   const text = said.startsWith("Expected ConnectionOpenOk")
     ? "the server refused the virtual host; does it exist, is it up, and may this user use it?"
-    : said
+    : said.startsWith("Frame size")
+      ? `what answers does not speak AMQP; is it the AMQP port of the server (5672, with TLS 5671)? (${said})`
+      : said.includes(":wrong version number:")
+        ? "what answers does not speak TLS; use amqp:// there, or the server's port for TLS (5671)"
+        : said
   const described = new Error(`cannot connect to ${host}: ${text}`, { cause: error })
   return Object.assign(described, { code: replyCode(error) })
 }

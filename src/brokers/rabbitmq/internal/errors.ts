@@ -28,7 +28,12 @@ export const errorOf = (about: About, error: unknown): BrokerError => {
   switch (replyCode(error)) {
     case 403:
     case 530:
-      return rejected(about, "Denied", `${text}; check the user, its permissions and the virtual host`, error)
+      return rejected(
+        about,
+        "Denied",
+        `${text.replace(/\.$/, "")}; check the user, its permissions and the virtual host`,
+        error
+      )
     case 404:
       return rejected(about, "NoGroup", text, error)
     case 405:

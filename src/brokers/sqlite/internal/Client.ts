@@ -67,7 +67,7 @@ export const open = ({
     whileLocked(
       Effect.try({
         try: () => new Database(filename, synchronous),
-        catch: (cause) => toError(`open ${filename}`, cause)
+        catch: (cause) => toError(`open ${filename} (${cause instanceof Error ? cause.message : String(cause)})`, cause)
       }),
       lockTimeout
     ),

@@ -43,6 +43,9 @@ export const moved = (about: About, filename: string): BrokerError =>
     `${filename} was deleted or replaced while it was open, so what was just written is not in it. Put the file back, or restart this process to use the new one.`
   )
 
+export const closed = (about: About, filename: string): BrokerError =>
+  unavailable(about, `The broker on ${filename} is closed: use it inside the scope that its layer is provided to.`)
+
 export const locked = (about: About, filename: string, millis: number, cause?: unknown): BrokerError =>
   unavailable(
     about,

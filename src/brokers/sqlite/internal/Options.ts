@@ -20,26 +20,26 @@ export interface ClientOptions {
    * What a commit survives. `FULL` (default): the loss of power. `NORMAL`: the death of the process (`kill -9`), while a loss
    * of power takes the last commits with it, never the file.
    */
-  readonly synchronous?: Synchronous
+  readonly synchronous?: Synchronous | undefined
   /** How long an operation waits while another process or transaction writes. Default: 5 seconds. */
-  readonly lockTimeout?: Duration.Input
+  readonly lockTimeout?: Duration.Input | undefined
 }
 
 export interface BrokerOptions extends ClientOptions {
   /** Longest time between two looks for what other processes have written, and for leases that have ended. Default: 1 second. */
-  readonly pollInterval?: Duration.Input
+  readonly pollInterval?: Duration.Input | undefined
   /**
    * For how long the id of a published message is remembered, so that publishing it again has no effect. Default: ids are not
    * remembered, because it makes publishing three to four times as expensive.
    */
-  readonly dedupeWindow?: Duration.Input
+  readonly dedupeWindow?: Duration.Input | undefined
   /** The largest payload in bytes. Default: 16 MiB. Each is written in one turn of the event loop. */
-  readonly maxMessageBytes?: number
+  readonly maxMessageBytes?: number | undefined
   /**
    * By topic: for how long a copy of each message is kept, so that a group that is created later can read it with `replay`. It
    * is noted in the file, so all its processes keep them; "0 seconds" ends it. Default: what the file says, at first nothing.
    */
-  readonly retention?: Readonly<Record<string, Duration.Input>>
+  readonly retention?: Readonly<Record<string, Duration.Input>> | undefined
 }
 
 /** Checked options with defaults filled in; times in milliseconds. */

@@ -20,7 +20,7 @@ import type * as Semaphore from "effect/Semaphore"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { BrokerError } from "../../../messaging/BrokerError.ts"
 import type { About } from "./Failure.ts"
-import { fromCause, isBusy, locked, moved, rejected, unavailable } from "./Failure.ts"
+import { closed, fromCause, isBusy, locked, moved, rejected } from "./Failure.ts"
 import type { Store } from "./Store.ts"
 
 /** Something that happens in a transaction. */
@@ -153,7 +153,7 @@ export class Pump {
 
   /** Why nothing can be asked any more, if so. */
   refusal(about: About): BrokerError | undefined {
-    return this.closing ? unavailable(about, `The broker on ${this.filename} is closed.`) : undefined
+    return this.closing ? closed(about, this.filename) : undefined
   }
 
   /** Waits for messages, until it is dismissed or has failed. */
@@ -195,7 +195,7 @@ export class Pump {
   readonly close: Effect.Effect<void> = Effect.callback<void>((resume) => {
     this.closing = true
     this.disarm()
-    this.failWaiting((about) => unavailable(about, `The broker on ${this.filename} is closed.`))
+    this.failWaiting((about) => closed(about, this.filename))
     if (this.running) this.idle.add(() => resume(Effect.void))
     else resume(Effect.void)
   })

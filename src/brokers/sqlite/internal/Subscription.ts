@@ -168,7 +168,10 @@ export class Subscription implements Contract, Claimant {
   }
 
   private closedError(operation: string): BrokerError {
-    return unavailable({ ...this.about, operation }, `The subscription of group "${this.options.group}" is closed.`)
+    return unavailable(
+      { ...this.about, operation },
+      `The subscription of group "${this.options.group}" is closed, perhaps with the layer of its broker.`
+    )
   }
 
   /** Places for more messages, as the open transaction sees it. */
