@@ -51,6 +51,8 @@ export const close = (
     // All settlements answered, or as many as the time allows.
     yield* Effect.timeoutOption(engine.settler.idle.await, shutdownGrace)
     const abandoned = running.filter(({ state }) => state === "running")
+    // Before the broker hears of it: what ends meanwhile has no say any more.
+    for (const held of abandoned) engine.end(held, "unsettled", true)
     if (abandoned.length > 0) {
       const left = abandoned.map(({ delivery }) => ({ _tag: "Abandon", delivery }) as const)
       yield* atMost(
@@ -61,7 +63,7 @@ export const close = (
     }
     const unsettled = engine.settler.open.map(({ held }) => held)
     engine.phase = "closed"
-    for (const held of [...abandoned, ...unsettled]) engine.end(held, "unsettled", true)
+    for (const held of unsettled) engine.end(held, "unsettled", true)
     yield* atMost(shutdownGrace, `The end of the subscription of consumer ${engine.name}`, parts.unsubscribe)
     const accounting = engine.books.read()
     return {

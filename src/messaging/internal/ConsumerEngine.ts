@@ -313,8 +313,8 @@ export class ConsumerEngine {
     this.books.move(held, "settling")
     lane?.ask()
     this.settler.add({ held, settlement, outcome, lane })
-    // Behind one that was lost they have been given back already.
-    if (lane !== undefined && ran && held.lost === undefined) this.giveBackBehind(held, lane)
+    // Behind one that was lost too: while its handler had not stopped, the broker may have handed them over once more.
+    if (lane !== undefined && ran) this.giveBackBehind(held, lane)
   }
 
   /** Of this key, nothing may run before what is on its way back. */
