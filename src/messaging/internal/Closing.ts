@@ -48,6 +48,8 @@ export const close = (
       if (held.handle !== undefined) yield* held.handle.cancel
     }
     yield* engine.pool.shutdown({ deadline })
+    // Some are in fibers that the pool does not know.
+    for (const { fiber } of running) fiber?.interruptUnsafe()
     // All settlements answered, or as many as the time allows.
     yield* Effect.timeoutOption(engine.settler.idle.await, shutdownGrace)
     const abandoned = running.filter(({ state }) => state === "running")
