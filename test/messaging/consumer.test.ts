@@ -15,7 +15,8 @@ import {
   publish,
   Refused,
   scopedInTime,
-  settle
+  settle,
+  settleAll
 } from "./support.ts"
 
 const cut = new Broker.BrokerError({
@@ -164,6 +165,33 @@ describe("a handler that", () => {
         )
         assert.include(found[0]?.cause, "thrown")
         assert.include(found[1]?.cause, "interrupted itself")
+      })
+    )
+  )
+
+  it.effect("whose fiber the program interrupts is a defect too, and does not come again for ever", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const interrupted = Effect.withFiber((fiber) => {
+          fiber.interruptUnsafe()
+          return Effect.never
+        })
+        const consumer = yield* Consumer.make(Numbers, () => interrupted, {
+          group: "g",
+          maxAttempts: 3,
+          onDefect: Consumer.retry(Schedule.spaced("1 second"))
+        })
+        const batches = yield* Consumer.makeBatch(Numbers, () => interrupted, {
+          group: "batches",
+          size: 2,
+          linger: "1 second",
+          onDefect: Consumer.deadLetter
+        })
+        yield* publish(1)
+        yield* publish(2)
+        yield* Effect.repeat(Effect.andThen(settleAll, TestClock.adjust("1 second")), { times: 4 })
+        assert.deepInclude(yield* balanced(consumer), { received: 6, retried: 4, deadLettered: 2, released: 0 })
+        assert.deepInclude(yield* balanced(batches), { received: 2, deadLettered: 2, released: 0 })
       })
     )
   )

@@ -143,6 +143,29 @@ describe("dead letters", () => {
     )
   )
 
+  it.effect("replayed by the handler that handles one of them are not doubled", () =>
+    onMemory(
+      Effect.gen(function* () {
+        const handled: Array<number> = []
+        yield* Consumer.make(
+          Numbers,
+          (_, { replays }) => {
+            if (replays === 0) return Effect.fail(new Refused())
+            handled.push(replays)
+            return Effect.orDie(DeadLetters.replay(Numbers))
+          },
+          { group: "g", onError: { Refused: Consumer.deadLetter } }
+        )
+        yield* publish(1)
+        yield* settle
+        assert.deepInclude(yield* DeadLetters.replay(Numbers), { replayed: 1 })
+        yield* settle
+        assert.deepStrictEqual(handled, [1])
+        assert.deepStrictEqual(yield* all(), [])
+      })
+    )
+  )
+
   it.effect("replayed twice at the same time are not doubled", () =>
     onMemory(
       Effect.gen(function* () {

@@ -4,7 +4,7 @@ import { Deferred, Effect, Exit, Fiber, Schema, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import { Consumer, Topic } from "millrace"
 import { noLeaks, whileTimePasses } from "millrace/testing"
-import { Busy, balanced, gate, Numbers, onMemory, publish, settle } from "./support.ts"
+import { Busy, balanced, changedSubscription, gate, Numbers, onMemory, publish, settle } from "./support.ts"
 
 describe("closing a consumer", () => {
   it.effect("with a handler that does not stop is a leak", () =>
@@ -108,6 +108,27 @@ describe("closing a consumer", () => {
       })
     )
   )
+
+  it.effect("books as unsettled what it abandons, also where its handler ends while the broker is told", () => {
+    const slow = changedSubscription((subscription) => ({
+      ...subscription,
+      settle: (settlements) => {
+        const isAbandoned = settlements.some(({ _tag }) => _tag === "Abandon")
+        return Effect.andThen(isAbandoned ? Effect.sleep("500 millis") : Effect.void, subscription.settle(settlements))
+      }
+    }))
+    return Effect.gen(function* () {
+      const consumer = yield* Consumer.make(Numbers, () => Effect.uninterruptible(Effect.sleep("1200 millis")), {
+        group: "g",
+        shutdownGrace: "1 second"
+      })
+      const { id } = yield* publish(1)
+      yield* settle
+      const report = yield* whileTimePasses(consumer.drain({ deadline: 0 }))
+      assert.deepStrictEqual(report.abandoned, [id])
+      assert.deepInclude(report.accounting, { received: 1, unsettled: 1, acknowledged: 0, released: 0 })
+    }).pipe(Effect.provide(slow))
+  })
 
   it.effect("happens with the scope, and hands the report to onShutdown", () =>
     onMemory(

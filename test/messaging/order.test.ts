@@ -160,6 +160,27 @@ describe("order by key", () => {
     }).pipe(Effect.provide(faulty.layer(Memory.layer())))
   })
 
+  it.effect("holds where a lease was given up and its handler goes on until the broker has ended it", () => {
+    const faulty = FaultyBroker.make({ seed: 1, rates: { renew: { failBefore: 1 } } })
+    return Effect.gen(function* () {
+      const handled: Array<string> = []
+      yield* Consumer.make(
+        Numbers,
+        ({ n }) =>
+          Effect.gen(function* () {
+            handled.push(`begin ${n}`)
+            if (n === 1 && handled.length === 1) yield* Effect.uninterruptible(Effect.sleep("15 seconds"))
+            handled.push(`end ${n}`)
+          }),
+        { group: "g", order: "key", lease: "12 seconds", shutdownDeadline: 0 }
+      )
+      yield* publish(1, "a")
+      yield* publish(2, "a")
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(handled, ["begin 1", "begin 1", "end 1", "begin 2", "end 2"])
+    }).pipe(Effect.provide(faulty.layer(Memory.layer())))
+  })
+
   it.effect("lets other keys flow past one that is slow and has more messages than the consumer may hold", () =>
     onMemory(
       Effect.gen(function* () {

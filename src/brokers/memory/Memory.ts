@@ -231,12 +231,7 @@ const deadLetters = (store: StoreImpl, limits: Limits): DeadLetterStore => ({
   remove: ({ group, topic }, positions) =>
     Effect.sync(() => positions.filter((position) => store.removeLetter(topic, group, sequenceOf(position))).length),
   move: ({ group, topic }, position, message) =>
-    atNow((now) => {
-      if (!store.hasLetter(topic, group, sequenceOf(position))) return { _tag: "Gone" }
-      const [answer = { _tag: "Gone" as const }] = store.publish([message], now, limits)
-      if (answer._tag === "Confirmed") store.removeLetter(topic, group, sequenceOf(position))
-      return answer
-    }),
+    atNow((now) => store.move({ topic, group, sequence: sequenceOf(position) }, message, now, limits)),
   groups: (topic) => Effect.sync(() => store.groupsWithLetters(topic))
 })
 

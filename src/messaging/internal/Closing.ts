@@ -48,9 +48,13 @@ export const close = (
       if (held.handle !== undefined) yield* held.handle.cancel
     }
     yield* engine.pool.shutdown({ deadline })
+    // Some are in fibers that the pool does not know.
+    for (const { fiber } of running) fiber?.interruptUnsafe()
     // All settlements answered, or as many as the time allows.
     yield* Effect.timeoutOption(engine.settler.idle.await, shutdownGrace)
     const abandoned = running.filter(({ state }) => state === "running")
+    // Before the broker hears of it: what ends meanwhile has no say any more.
+    for (const held of abandoned) engine.end(held, "unsettled", true)
     if (abandoned.length > 0) {
       const left = abandoned.map(({ delivery }) => ({ _tag: "Abandon", delivery }) as const)
       yield* atMost(
@@ -61,7 +65,7 @@ export const close = (
     }
     const unsettled = engine.settler.open.map(({ held }) => held)
     engine.phase = "closed"
-    for (const held of [...abandoned, ...unsettled]) engine.end(held, "unsettled", true)
+    for (const held of unsettled) engine.end(held, "unsettled", true)
     yield* atMost(shutdownGrace, `The end of the subscription of consumer ${engine.name}`, parts.unsubscribe)
     const accounting = engine.books.read()
     return {

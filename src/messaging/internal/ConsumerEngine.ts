@@ -11,7 +11,7 @@ import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 import { constVoid } from "effect/Function"
 import * as Latch from "effect/Latch"
 import type { WorkerPool } from "../../pool/WorkerPool.ts"
@@ -220,9 +220,22 @@ export class ConsumerEngine {
       Effect.exit(restore(judge(this.settings, this.decisions, held.envelope, attempt))),
       (exit) => {
         if (held.lost !== undefined) return Effect.sync(() => this.endLost(held))
-        return Exit.isSuccess(exit) ? this.apply(held, exit.value, restore) : Effect.sync(() => this.giveBack(held))
+        if (Exit.isSuccess(exit)) return this.apply(held, exit.value, restore)
+        if (this.phase === "open") return this.elsewhere(held, this.conclude(held, attempt, restore))
+        return Effect.sync(() => this.giveBack(held))
       }
     )
+  }
+
+  /**
+   * The program has interrupted the fiber of its handler, and nothing can be waited for in there any more. Given back, the
+   * message could come again for ever; so another fiber decides.
+   */
+  private elsewhere(held: Held, conclusion: Effect.Effect<void>): Effect.Effect<void> {
+    return Effect.flatMap(Effect.forkDetach(Effect.uninterruptible(conclusion)), (fiber) => {
+      held.fiber = fiber
+      return Effect.asVoid(Fiber.await(fiber))
+    })
   }
 
   private apply(held: Held, verdict: Verdict, restore: Restore): Effect.Effect<void> {
@@ -313,8 +326,8 @@ export class ConsumerEngine {
     this.books.move(held, "settling")
     lane?.ask()
     this.settler.add({ held, settlement, outcome, lane })
-    // Behind one that was lost they have been given back already.
-    if (lane !== undefined && ran && held.lost === undefined) this.giveBackBehind(held, lane)
+    // Behind one that was lost too: while its handler had not stopped, the broker may have handed them over once more.
+    if (lane !== undefined && ran) this.giveBackBehind(held, lane)
   }
 
   /** Of this key, nothing may run before what is on its way back. */

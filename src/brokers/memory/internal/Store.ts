@@ -73,16 +73,35 @@ export class Store {
   /** Puts messages where they go, and tells their groups when all are there. */
   publish(messages: ReadonlyArray<OutgoingMessage>, now: number, limits: Limits): ReadonlyArray<Published> {
     const touched = new Set<Group>()
-    const answers = messages.map((message): Published => {
-      const refused = this.put(message, now, limits, touched)
-      if (refused === undefined) return { _tag: "Confirmed" }
-      if (refused === "Duplicate") return { _tag: "Duplicate" }
-      const ids = [message.envelope.id]
-      const about = { operation: "publish", topic: message.destination.topic, ids }
-      return { _tag: "Failed", error: rejected(about, ...refused) }
-    })
+    const answers = messages.map((message) => this.answered(message, now, limits, touched))
     for (const group of touched) group.wake()
     return answers
+  }
+
+  /** Puts a message where it goes, instead of this letter. */
+  move(
+    letter: { readonly topic: string; readonly group: string; readonly sequence: number },
+    message: OutgoingMessage,
+    now: number,
+    limits: Limits
+  ): Published | { readonly _tag: "Gone" } {
+    const letters = this.lettersOf(letter.topic, letter.group)
+    if (!letters.has(letter.sequence)) return { _tag: "Gone" }
+    const touched = new Set<Group>()
+    const answer = this.answered(message, now, limits, touched)
+    // Before anybody is told: whoever waits goes on at once, and may replay what is here.
+    if (answer._tag === "Confirmed") letters.delete(letter.sequence)
+    for (const group of touched) group.wake()
+    return answer
+  }
+
+  private answered(message: OutgoingMessage, now: number, limits: Limits, touched: Set<Group>): Published {
+    const refused = this.put(message, now, limits, touched)
+    if (refused === undefined) return { _tag: "Confirmed" }
+    if (refused === "Duplicate") return { _tag: "Duplicate" }
+    const ids = [message.envelope.id]
+    const about = { operation: "publish", topic: message.destination.topic, ids }
+    return { _tag: "Failed", error: rejected(about, ...refused) }
   }
 
   /** Puts a message where it goes, or says why not. */
@@ -133,10 +152,6 @@ export class Store {
   /** The dead letters of a group after a sequence, as they are now. */
   readLetters(topic: string, group: string, after: number): ReadonlyArray<readonly [sequence: number, RawMessage]> {
     return [...this.lettersOf(topic, group)].filter(([sequence]) => sequence > after)
-  }
-
-  hasLetter(topic: string, group: string, sequence: number): boolean {
-    return this.lettersOf(topic, group).has(sequence)
   }
 
   removeLetter(topic: string, group: string, sequence: number): boolean {
