@@ -34,7 +34,7 @@ export interface ConsumerOptions {
   readonly timeout?: Duration.Input | undefined
   /** A handler that ran longer than `timeout`. Default: retry with backoff from 1 second to 5 minutes. */
   readonly onTimeout?: Decision | ((message: Envelope) => Decision) | undefined
-  /** A handler or `onError` that died, or interrupted itself. Default: as `onTimeout`. */
+  /** A handler or `onError` that died, or a handler that interrupted itself or that the program did. Default: as `onTimeout`. */
   readonly onDefect?: Decision | ((cause: Cause.Cause<never>, message: Envelope) => Decision) | undefined
   /**
    * A message that is not what the schema says. `stop` ends the consumer, with an error log and `ConsumerStopped` for those who
