@@ -129,3 +129,21 @@ describe("examples in the documentation", () => {
     })
   }
 })
+
+describe("docs/operations.md", () => {
+  const source = sources
+    .filter((file) => file.endsWith(".ts"))
+    .map((file) => readFileSync(join(root, file), "utf8"))
+    .join("\n")
+  const rows = readFileSync(join(root, "docs/operations.md"), "utf8").match(/^ *\| .*`.*$/gm) ?? []
+
+  it("says of every line of the log, and of every status, what the library says", () => {
+    assert.isAbove(rows.length, 25)
+    for (const row of rows) {
+      // What stands between the backquotes of its first column, apart from the blanks that are different each time.
+      for (const [, line = ""] of (row.split("|")[1] ?? "").matchAll(/`([^`]+)`/g)) {
+        for (const part of line.split("…")) assert.include(source, part.trim(), row)
+      }
+    }
+  })
+})
