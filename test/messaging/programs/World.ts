@@ -205,7 +205,6 @@ export class World {
       const all = {
         ...rest,
         group: "g",
-        lease: 30 * tick,
         stallAfter: 20 * tick,
         onTimeout: (envelope: Envelope.Envelope) => decide(onTimeout, envelope),
         onDefect: (_: unknown, envelope: Envelope.Envelope) => decide(onDefect, envelope),

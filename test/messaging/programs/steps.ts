@@ -40,6 +40,7 @@ export const options = fc.record({
   maxAttempts: few,
   timeout: fc.constantFrom(undefined, undefined, 2 * tick, 10 * tick),
   rateLimit: fc.constantFrom(undefined, undefined, undefined, { limit: 2, interval: tick }),
+  lease: fc.constantFrom(12 * tick, 30 * tick),
   shutdownDeadline: short,
   shutdownGrace: short.map((millis) => millis + tick),
   onUndecodable: fc.constantFrom("deadLetter" as const, "stop" as const),
@@ -103,7 +104,7 @@ const faults: FaultyBroker.RatesByOperation = {
 /** Something goes wrong now and then; or one thing most of the time. */
 export const someFaults = fc.constantFrom<FaultyBroker.RatesByOperation>(
   faults,
-  { ...faults, renew: { failBefore: 0.8, lose: 0.1 } },
+  { ...faults, renew: { failBefore: 0.9, lose: 0.05 } },
   { ...faults, settle: { failBefore: 0.2, failAfter: 0.2, hangBefore: 0.1, hangAfter: 0.1, partial: 0.2, slow: 0.2 } },
   { ...faults, publish: { failBefore: 0.3, failAfter: 0.3, hangAfter: 0.2 } }
 )
@@ -111,6 +112,6 @@ export const someFaults = fc.constantFrom<FaultyBroker.RatesByOperation>(
 /** Of the members that come in the end. */
 export const plain: Options = {
   ...{ concurrency: 2, prefetch: 4, prefetchPerKey: undefined, prefetchBytes: undefined, maxAttempts: 3 },
-  ...{ timeout: undefined, rateLimit: undefined, shutdownDeadline: tick, shutdownGrace: tick },
+  ...{ timeout: undefined, rateLimit: undefined, lease: 30 * tick, shutdownDeadline: tick, shutdownGrace: tick },
   ...{ onUndecodable: "deadLetter", onTimeout: "again", onDefect: "again", batch: undefined }
 }
