@@ -2,7 +2,7 @@
  * A member in a process of its own, which can be stopped: `member.ts BROKER TOPIC`. It says what it does in lines of JSON. What
  * it has at the beginning it keeps until its process has stood still; then it settles that at once, and whatever comes later.
  */
-import { Context, Effect, Layer } from "effect"
+import { Context, Effect, Layer, Logger } from "effect"
 import type { Driver } from "millrace"
 import { Broker } from "millrace"
 import { layerAt } from "./support.ts"
@@ -36,7 +36,9 @@ const program = Effect.gen(function* () {
 })
 
 process.once("SIGTERM", () => process.exit(0))
-Effect.runPromise(Effect.scoped(program)).catch((error) => {
+// Standard output is for what it says.
+const logs = Logger.layer([Logger.withConsoleError(Logger.formatSimple)])
+Effect.runPromise(Effect.scoped(Effect.provide(program, logs))).catch((error) => {
   console.error(error)
   process.exit(1)
 })
