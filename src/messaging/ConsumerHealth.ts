@@ -45,7 +45,8 @@ export interface RunningConsumer {
   readonly resize: (concurrency: number) => Effect.Effect<void>
   /**
    * Closes the consumer: finishes what runs, gives back the rest. Default deadline: the consumer's `shutdownDeadline`. Called
-   * again it answers the same report, and the earlier deadline wins. A handler of the consumer would wait for itself, which is a defect; it can fork the drain.
+   * again it answers the same report, and the earlier deadline wins. A handler of the consumer would wait for itself, which is
+   * a defect; it can fork the drain.
    */
   readonly drain: (options?: { readonly deadline?: Duration.Input | undefined }) => Effect.Effect<ConsumerReport>
   /** Waits for its end. Fails with `ConsumerStopped` where a message has ended it. */

@@ -79,8 +79,8 @@ export const lag = <const N extends string = "default">(
  * Use it where `replay` of a consumer does not do, which begins a new group at the beginning or at a time.
  *
  * Fails with `Rejected`: `Refused` while the group has members, where there are fewer partitions, or for an offset beyond the
- * end of its partition; `NoGroup` where the topic is
- * missing. An offset that is no whole number from 0 is a defect, `InvalidOption`.
+ * end of its partition; `NoGroup` where the topic is missing. An offset that is no whole number from 0 is a defect,
+ * `InvalidOption`.
  *
  * **Example** (The last two partitions stay)
  *

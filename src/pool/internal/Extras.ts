@@ -69,6 +69,6 @@ export const extras = (
     submittedAt: engine.registry.watched ? engine.timers.now() : undefined,
     site: engine.registry.watched ? site : undefined,
     timer: undefined,
-    order: undefined
+    lane: undefined
   }
 }

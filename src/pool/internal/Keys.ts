@@ -33,7 +33,7 @@ export class Keys {
   /** Takes an accepted task; returns it when its turn has come, so that it belongs into the backlog. */
   enqueue(name: string, task: Task): boolean {
     const key = this.open(name)
-    if (task.extra !== undefined) task.extra.order = key
+    if (task.extra !== undefined) task.extra.lane = key
     if (key.active === undefined && key.condition === "open") {
       key.active = task
       return true
@@ -79,7 +79,7 @@ export class Keys {
   /** The active task has left, ended or not; returns the one whose turn it is now. */
   release(name: string, task: Task): Task | undefined {
     // Not by name: of many keys, each search would be one in cold memory.
-    const key = task.extra?.order
+    const key = task.extra?.lane
     if (key === undefined || key.active !== task) return undefined
     key.active = undefined
     return this.promote(name, key)

@@ -75,7 +75,7 @@ export interface Extra {
   readonly site: string | undefined
   timer: Timer | undefined
   /** What is known of its key, from its acceptance on. */
-  order: Key | undefined
+  lane: Key | undefined
 }
 
 /** Is told of the result; answers whether somebody has thereby seen it. */

@@ -38,16 +38,20 @@ interface Member {
   readonly running: Array<Fate>
   /** What its handlers and decisions have ended. */
   readonly count: { acknowledged: number; dropped: number; deadLettered: number }
-  consumer: Consumer.RunningConsumer
   mostHandlers: number
   report: Consumer.ConsumerReport | undefined
+}
+
+/** Its handlers may run before there is a consumer. */
+interface Joined extends Member {
+  readonly consumer: Consumer.RunningConsumer
 }
 
 export type Able = Broker.Broker<Memory.Abilities>
 
 export class World {
   readonly fates: Array<Fate> = []
-  readonly members: Array<Member> = []
+  readonly members: Array<Joined> = []
   /** What should not have happened. */
   readonly problems: Array<string> = []
   readonly faulty: FaultyBroker.FaultyBroker
@@ -189,11 +193,8 @@ export class World {
     return Effect.gen({ self: this }, function* () {
       const scope = yield* Scope.make()
       const count = { acknowledged: 0, dropped: 0, deadLettered: 0 }
-      // Its handlers may run before there is a consumer.
-      const member: Member = {
-        ...{ topic, options, scope, count, running: [], mostHandlers: options.concurrency, report: undefined },
-        consumer: undefined as unknown as Consumer.RunningConsumer
-      }
+      const mostHandlers = options.concurrency
+      const member: Member = { topic, options, scope, count, running: [], mostHandlers, report: undefined }
       const drop = (envelope: Envelope.Envelope) => {
         count.dropped++
         this.fate(envelope).done.add(envelope.replays)
@@ -234,8 +235,7 @@ export class World {
           : batch === undefined
             ? Consumer.make(numbers, handle, all)
             : Consumer.makeBatch(numbers, handleBatch, { ...all, ...batch })
-      member.consumer = yield* Scope.provide(make, scope)
-      this.members.push(member)
+      this.members.push(Object.assign(member, { consumer: yield* Scope.provide(make, scope) }))
     })
   }
 
