@@ -3,7 +3,7 @@
  * the submission. Nothing but `Fiber.getCurrent()` may tell: each is compared with a twin that has a fiber.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Effect, Exit, Fiber, Latch, Metric, References } from "effect"
+import { Cause, Context, Effect, Exit, Fiber, Latch, Metric, References, Scheduler } from "effect"
 import { Registry, WorkerPool } from "millrace"
 import { balanced, gate, logged } from "./support.ts"
 
@@ -32,6 +32,32 @@ describe("a task that needs no fiber", () => {
       assert.deepInclude(yield* balanced(pool), { accepted: 3, succeeded: 3 })
     })
   )
+
+  it.effect("is one operation of the fiber that submits it, without a turn for the handle", () => {
+    let turns = 0
+    const scheduler = new Scheduler.MixedScheduler()
+    const counting: Scheduler.Scheduler = Object.assign(Object.create(scheduler), {
+      shouldYield: (fiber: Fiber.Fiber<unknown, unknown>) => {
+        turns++
+        return scheduler.shouldYield(fiber)
+      }
+    })
+    const turnsOf = (effect: Effect.Effect<unknown, unknown>) =>
+      Effect.gen(function* () {
+        const before = turns
+        yield* effect
+        return turns - before
+      })
+    return Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1 })
+      const work = Effect.sync(() => 1)
+      const plain = yield* turnsOf(work)
+      assert.isAbove(plain, 0)
+      for (const effect of [pool.submit(work), pool.run(work), pool.fork(work)]) {
+        assert.strictEqual(yield* turnsOf(effect), plain)
+      }
+    }).pipe(Effect.provideService(Scheduler.Scheduler, counting))
+  })
 
   for (const [name, shape] of Object.entries(shapes)) {
     describe(name, () => {

@@ -86,31 +86,20 @@ export class Ending {
     this.record(task, outcome, exit)
     const key = task.extra?.key
     if (key !== undefined) this.engine.admission.keyEnded(key, task)
-    this.slotLeft()
-  }
-
-  /** The same for a task that has succeeded in place, so that nobody waits for it yet. */
-  succeededInPlace(task: Task): void {
-    this.engine.slots.leaveSlot(task)
-    this.engine.books.ends.succeeded++
-    task.release()
-    this.slotLeft()
-  }
-
-  private slotLeft(): void {
-    if (this.engine.admission.backlog.size > 0 || this.engine.admission.blocked.size > 0) this.engine.slots.pumpSoon()
-    else if (this.engine.slots.running.size === 0) this.engine.waiting.becameEmpty()
-    else this.engine.waiting.recheck()
+    this.engine.slots.slotLeft()
   }
 
   /** Records the one outcome of an accepted task, and tells those who wait for it. */
   record(task: Task, outcome: Outcome, exit: AnyExit): void {
     this.engine.books.ends[outcome]++
+    if (Exit.isSuccess(exit)) {
+      task.settle(exit)
+      return task.release()
+    }
     const context = task.context ?? this.engine.context
     const neverRan = task.state !== State.Running
     if (task.settle(exit)) task.mark(Flag.Read)
     if (outcome !== "abandoned") task.release()
-    if (Exit.isSuccess(exit)) return
     const onFailure = task.extra?.onFailure
     if (onFailure !== undefined) {
       if (neverRan || (outcome === "abandoned" && !task.has(Flag.Told)))

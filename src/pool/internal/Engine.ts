@@ -23,6 +23,7 @@ import { Admission } from "./Admission.ts"
 import { Books } from "./Books.ts"
 import { Ending } from "./Ending.ts"
 import { full } from "./errors.ts"
+import { goOn } from "./goOn.ts"
 import { isImmediate } from "./InPlace.ts"
 import { notes, taskInfos } from "./Inspect.ts"
 import type { Settings } from "./Settings.ts"
@@ -86,11 +87,11 @@ export class Engine {
   /** Accepts the work and returns its handle. Acceptance and the return are one step. */
   submit(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     if (this.mayRunInPlace(fiber, effect, extra)) {
-      return Exit.succeed(this.slots.runInPlace(++this.sequence, effect, fiber.context, Flag.Handle))
+      return goOn(fiber, this.slots.runInPlace(++this.sequence, effect, fiber.context, Flag.Handle))
     }
     const task = this.make(fiber, effect, extra, Flag.Handle)
     const refusal = this.admission.offer(task)
-    if (refusal === undefined) return Exit.succeed(task)
+    if (refusal === undefined) return goOn(fiber, task)
     return refusal === "blocked" ? this.block(fiber, task) : Exit.fail(refusal)
   }
 
@@ -98,11 +99,11 @@ export class Engine {
   fork(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     if (this.mayRunInPlace(fiber, effect, extra)) {
       this.slots.runInPlace(++this.sequence, effect, fiber.context, 0)
-      return Exit.void
+      return goOn(fiber, undefined)
     }
     const task = this.make(fiber, effect, extra, 0)
     const refusal = this.admission.offer(task)
-    if (refusal === undefined) return Exit.void
+    if (refusal === undefined) return goOn(fiber, undefined)
     return refusal === "blocked" ? Effect.asVoid(this.block(fiber, task)) : Exit.fail(refusal)
   }
 
@@ -110,7 +111,7 @@ export class Engine {
   run(fiber: AnyFiber, effect: AnyEffect, extra: Extra | undefined): AnyEffect {
     if (this.mayRunInPlace(fiber, effect, extra)) {
       const done = this.slots.runInPlace(++this.sequence, effect, fiber.context, Flag.Read)
-      return done instanceof Task ? this.awaitTask(done, fiber) : Exit.succeed(done.value)
+      return done instanceof Task ? this.awaitTask(done, fiber) : goOn(fiber, done.value)
     }
     return this.offerAndWait(fiber, this.make(fiber, effect, extra, Flag.Read))
   }

@@ -37,14 +37,16 @@ const millis = (operation: string, option: string, input: Duration.Input | undef
 const isOptional = (value: unknown, type: "string" | "function"): boolean =>
   value === undefined || typeof value === type
 
-/** What the engine keeps of the options; `undefined` where there is nothing to keep. */
+/** What the engine keeps of the options; `undefined` where there is nothing to keep, which has to be fast. */
 export const extras = (
   engine: Engine,
   operation: string,
   options: TaskOptions | undefined,
   site: string | undefined
-): Extra | undefined => {
-  if (options === undefined && !engine.registry.watched) return undefined
+): Extra | undefined =>
+  options === undefined && !engine.registry.watched ? undefined : read(engine, operation, options, site)
+
+const read = (engine: Engine, operation: string, options: TaskOptions | undefined, site: string | undefined): Extra => {
   const priority = options?.priority ?? 0
   const weight = options?.weight ?? 1
   if (!isOptional(options?.name, "string")) invalid(operation, `name must be a string, got ${format(options?.name)}`)

@@ -16,15 +16,12 @@ import { Done, evaluate } from "./InPlace.ts"
 import { enter, isTooDeep, leave } from "./nesting.ts"
 import { Run } from "./Run.ts"
 import type { AnyEffect, Extra } from "./Task.ts"
-import { CurrentTask, entry, Flag, State, Task, weightOf } from "./Task.ts"
+import { CurrentTask, Flag, State, Task, weightOf } from "./Task.ts"
 import { TaskList } from "./TaskList.ts"
 import { TokenBucket } from "./TokenBucket.ts"
 
 /** How many tasks start in one go before the event loop has a turn. */
 const mostStarts = 2048
-
-/** The entry of a task that starts when the stack has unwound. */
-const laterEntry = Effect.andThen(Effect.yieldNow, entry)
 
 export class Slots {
   readonly running = new TaskList()
@@ -206,15 +203,17 @@ export class Slots {
 
   /**
    * Runs a task that needs no fiber. It is listed and counted as running meanwhile, since its function may look; its record
-   * serves for the next one when it has succeeded, of which nothing is left but the value.
+   * serves for the next one when it has succeeded, of which nothing is left but the value. It has no options, so its weight
+   * is 1, and as a mere function it waits for nothing.
    */
   runInPlace(sequence: number, effect: AnyEffect, context: Context.Context<never>, flags: number): Task | Done {
     const { engine } = this
     const task = this.spare ?? new Task(engine, sequence, undefined, undefined, 0)
     this.spare = undefined
-    task.reuse(sequence, context, flags)
+    task.reuse(sequence, context, flags | State.Running)
     engine.books.accepted++
-    this.occupy(task)
+    this.running.push(task)
+    this.used++
     let value: unknown
     let threw = false
     enter()
@@ -237,7 +236,11 @@ export class Slots {
       this.launch(task)
       return task
     }
-    engine.ending.succeededInPlace(task)
+    this.running.remove(task)
+    this.used--
+    engine.books.ends.succeeded++
+    task.release()
+    this.slotLeft()
     this.spare = task
     return new Done(engine, sequence, value)
   }
@@ -257,7 +260,7 @@ export class Slots {
     // Between taking the slot and here others may have run: abandoned, it must not begin any more.
     if (task.state !== State.Running) return
     // A task keeps the context of its submitter until it is released, at its end.
-    const run = new Run(task.context as Context.Context<never>)
+    const run = new Run(task.context as Context.Context<never>, task.effect)
     task.begin(run)
     // Nor must one that was cancelled.
     if (task.has(Flag.Overrunning)) return this.engine.ending.bodyEnded(task, run, Exit.interrupt())
@@ -268,7 +271,7 @@ export class Slots {
     )
     const extra = task.extra
     if (extra?.timeout !== undefined) this.timeOutAfter(task, extra, extra.timeout)
-    const fiber = this.fork(context)
+    const fiber = this.fork(context, run)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) this.engine.ending.bodyEnded(task, run, exit)
     else {
@@ -277,11 +280,11 @@ export class Slots {
     }
   }
 
-  private fork(context: Context.Context<never>): Fiber.Fiber<unknown, unknown> {
-    if (isTooDeep()) return Effect.runForkWith(context)(laterEntry)
+  private fork(context: Context.Context<never>, run: Run): Fiber.Fiber<unknown, unknown> {
+    if (isTooDeep()) return Effect.runForkWith(context)(Effect.andThen(Effect.yieldNow, run))
     enter()
     try {
-      return Effect.runForkWith(context)(entry)
+      return Effect.runForkWith(context)(run)
     } finally {
       leave()
     }
@@ -346,6 +349,14 @@ export class Slots {
     this.used -= weightOf(task)
     if (task.has(Flag.Overrunning)) this.engine.books.overrunning--
     this.engine.waiting.forget(task)
+  }
+
+  /** What is next, now that a slot is free. */
+  slotLeft(): void {
+    const { admission, waiting } = this.engine
+    if (admission.backlog.size > 0 || admission.blocked.size > 0) this.pumpSoon()
+    else if (this.running.size === 0) waiting.becameEmpty()
+    else waiting.recheck()
   }
 
   interruptRunning(): void {

@@ -114,7 +114,7 @@ export class Task {
     this.label = label
   }
 
-  /** The record of one that ran in place is that of another now. */
+  /** The record of one that ran in place is that of another now. Its state is among the flags. */
   reuse(sequence: number, context: Context.Context<never>, flags: number): void {
     this.label = sequence
     this.home = context
@@ -282,14 +282,3 @@ export const taskOf = (fiber: Fiber.Fiber<unknown, unknown>): Task | undefined =
   if (task === undefined) return undefined
   return task.fiber === fiber || task.engine.ending.handlers.has(fiber) ? task : undefined
 }
-
-/**
- * What each task's fiber runs: it notes the fiber on the task, so that the task is known as its owner from its first
- * operation on, and goes on with the task's effect. One effect for all tasks.
- */
-export const entry: AnyEffect = Effect.withFiber((fiber) => {
-  const task = fiber.getRef(CurrentTask)
-  if (task?.run === undefined) return Effect.die("millrace: a task's fiber started without its task")
-  task.run.fiber = fiber
-  return task.effect
-})
