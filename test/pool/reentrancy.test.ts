@@ -405,28 +405,50 @@ describe("who hears of an outcome may do anything", () => {
     })
   )
 
-  it.effect("a task that is cancelled between its slot and its first step does not begin", () =>
+  it.effect(
+    "a producer that is let in goes on when the slots are filled, and finds all the places that became free",
+    () =>
+      Effect.gen(function* () {
+        const pool = yield* WorkerPool.make({ name: "p", concurrency: 4, capacity: 4 })
+        const work = yield* gate
+        const blocked: Array<number> = []
+        const look = Effect.flatMap(pool.accounting, (books) => Effect.sync(() => blocked.push(books.blocked)))
+        const producer = yield* Effect.forkChild(
+          Effect.gen(function* () {
+            for (let i = 0; i < 4; i++) yield* pool.submit(work.pass)
+            for (let i = 0; i < 9; i++) yield* pool.submit(Effect.andThen(look, Effect.yieldNow))
+          }),
+          { startImmediately: true }
+        )
+        assert.strictEqual((yield* pool.accounting).blocked, 1)
+        yield* work.open
+        yield* Fiber.join(producer)
+        yield* pool.awaitIdle
+        // One was let in when the first of four had started, and three places were free when its producer went on.
+        assert.deepStrictEqual(blocked.slice(0, 4), [0, 0, 0, 0])
+        assert.strictEqual(blocked.length, 9)
+        yield* balanced(pool)
+      })
+  )
+
+  it.effect("a producer that is interrupted when it is let in and has not gone on takes its task back", () =>
     Effect.gen(function* () {
       const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
       const work = yield* gate
       let began = false
       yield* pool.submit(work.pass)
-      const next = yield* pool.submit(
-        Effect.andThen(
-          Effect.sync(() => (began = true)),
-          Effect.never
-        )
+      // Starts in the step in which the producer is let in, before that goes on.
+      yield* pool.submit(Effect.suspend(() => Effect.sync(() => producer.interruptUnsafe())))
+      const producer: Fiber.Fiber<unknown, unknown> = yield* Effect.forkChild(
+        pool.submit(Effect.sync(() => (began = true))),
+        { startImmediately: true }
       )
-      // It is let in when the next has its slot, and before that starts.
-      const producer = yield* Effect.forkChild(Effect.andThen(pool.submit(Effect.void), next.cancel), {
-        startImmediately: true
-      })
       yield* work.open
-      yield* Fiber.join(producer)
-      assert.isTrue(Exit.hasInterrupts(yield* next.exit))
-      assert.isFalse(began)
+      const exit = yield* Fiber.await(producer)
+      assert.isTrue(Exit.hasInterrupts(exit))
       yield* pool.awaitIdle
-      yield* balanced(pool)
+      assert.isFalse(began)
+      assert.deepInclude(yield* balanced(pool), { accepted: 3, succeeded: 2, interrupted: 1 })
     })
   )
 

@@ -231,7 +231,7 @@ export class Engine {
     return task.state === State.Settled
   }
 
-  /** Waits for a place: the producer is suspended, and the task is accepted in the step in which it goes on. */
+  /** Waits for a place: the producer is suspended until its task is accepted, and its interruption takes the task back. */
   block(fiber: AnyFiber, task: Task): AnyEffect {
     return Effect.callback((resume) => {
       // Between the first offer and now, other fibers may have run.
@@ -244,7 +244,7 @@ export class Engine {
         answer = closed === undefined ? Exit.succeed(task) : Exit.fail(closed)
         if (leave === undefined) return
         leave()
-        this.waiting.resumeNow(resume, answer)
+        this.waiting.resumeWaiter(resume, answer)
       })
       leave = this.waiting.note(fiber, { _tag: "Admission", task }, (deadlock) => {
         this.withdraw(task, fiber.id)

@@ -147,7 +147,8 @@ export class Slots {
         this.engine.admission.backlog.remove(task)
         this.engine.admission.endExpiry(task)
         this.occupy(task)
-        // Who waits for the place comes before what the task itself may submit when it starts.
+        // Who waits for the place comes before what the task itself may submit when it starts. Nothing of the program runs
+        // here: the producer goes on when the slots are filled.
         this.engine.admission.placeFreed(task.extra?.key)
         this.launch(task)
       }
@@ -257,13 +258,9 @@ export class Slots {
   }
 
   private launch(task: Task): void {
-    // Between taking the slot and here others may have run: abandoned, it must not begin any more.
-    if (task.state !== State.Running) return
     // A task keeps the context of its submitter until it is released, at its end.
     const run = new Run(task.context as Context.Context<never>, task.effect)
     task.begin(run)
-    // Nor must one that was cancelled.
-    if (task.has(Flag.Overrunning)) return this.engine.ending.bodyEnded(task, run, Exit.interrupt())
     const context = Context.addUnsafe<never, Scope.Scope, Scope.Scope>(
       Context.addUnsafe<never, never, Task>(run.context, CurrentTask.key, task),
       Scope.Scope.key,
