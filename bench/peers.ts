@@ -123,14 +123,17 @@ export interface EffectPeer<H, E> {
   readonly open: Effect.Effect<Runner<H, E>, never, Scope.Scope>
 }
 
-export const millrace: EffectPeer<WorkerPool.TaskHandle<number, WorkerPool.PoolClosed>, WorkerPool.PoolClosed> = {
-  name: "millrace",
+type Millrace = EffectPeer<WorkerPool.TaskHandle<number, WorkerPool.PoolClosed>, WorkerPool.PoolClosed>
+
+export const millraceWith = (name: string, capacity: number): Millrace => ({
+  name,
   open: Effect.map(WorkerPool.make({ name: "bench", concurrency: slots, capacity }), (pool) => ({
     submit: (work) => pool.submit(work),
     result: (handle) => handle.await,
     run: (work) => pool.run(work)
   }))
-}
+})
+export const millrace = millraceWith("millrace", capacity)
 
 export const makeQueueWorkers = (capacity: number) =>
   Effect.gen(function* () {
@@ -149,14 +152,15 @@ export const makeQueueWorkers = (capacity: number) =>
     return { start, submit }
   })
 
-export const queueWorkers: EffectPeer<Deferred.Deferred<number>, never> = {
+export const queueWorkersWith = (capacity: number): EffectPeer<Deferred.Deferred<number>, never> => ({
   name: "Effect Queue + workers + Deferred",
   open: Effect.gen(function* () {
     const { start, submit } = yield* makeQueueWorkers(capacity)
     yield* start
     return { submit, result: Deferred.await, run: (work) => Effect.flatMap(submit(work), Deferred.await) }
   })
-}
+})
+export const queueWorkers = queueWorkersWith(capacity)
 
 /** A fiber for each task from the start: it has no backlog, and nothing bounds the number of fibers. */
 export const fiberSet: EffectPeer<Fiber.Fiber<number>, never> = {

@@ -9,10 +9,12 @@ import {
   fastqValues,
   fiberSet,
   millrace,
+  millraceWith,
   pLimiter,
   pQueue,
   pQueuePerKey,
   queueWorkers,
+  queueWorkersWith,
   slots
 } from "./peers.ts"
 import { goPrograms, script } from "./programs.ts"
@@ -89,6 +91,17 @@ export const benches: ReadonlyArray<Bench> = [
     name: "suspend-once-256",
     about: "as run-256, with tasks that await a resolved promise",
     ...producing(suspending, 256)
+  },
+  {
+    name: "suspend-once-full",
+    about:
+      "as suspend-once with a capacity of 64, so that the producer waits for places; promise libraries have no bound",
+    units: rates,
+    ours: submitAwait.effect(millraceWith("millrace", slots), suspending, tasks),
+    peers: [
+      submitAwait.effect(millraceWith("self at 1,024", capacity), suspending, tasks),
+      submitAwait.effect(queueWorkersWith(slots), suspending, tasks)
+    ]
   },
   {
     name: "queued-1m",
