@@ -15,9 +15,15 @@ export class PoolFull extends Schema.TaggedError<PoolFull>("millrace/PoolFull")(
   /** Tasks that the full backlog holds. */
   capacity: Schema.Number,
   /** The key whose share of the backlog was full; `undefined` when the whole backlog was. */
-  key: Schema.UndefinedOr(Schema.String)
+  key: Schema.UndefinedOr(Schema.String),
+  /** How many tasks `submitAll` brought, `task` the first of them, and how many places there were. */
+  list: Schema.UndefinedOr(Schema.Struct({ tasks: Schema.Number, places: Schema.Number }))
 }) {
   override get message(): string {
+    if (this.list !== undefined) {
+      const { places, tasks } = this.list
+      return `Pool "${this.pool}" refused all ${tasks} tasks of a submitAll: it had ${places === 1 ? "one place" : `${places} places`} for them (capacity ${this.capacity}). Submit fewer at a time, try again later, raise capacity, or choose another onFull.`
+    }
     const refused = `Pool "${this.pool}" refused task "${this.task}"`
     if (this.capacity === 0) {
       return `${refused}: it cannot start at once, and nothing may wait (capacity 0). Try again later, raise concurrency (maxInFlight of a Background), or choose another onFull.`

@@ -41,9 +41,11 @@
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Layer from "effect/Layer"
 import { named } from "../messaging/Broker.ts"
 import type { Driver } from "../messaging/Driver.ts"
+import { InvalidOption } from "../pool/PoolError.ts"
 import { Faults } from "./internal/Faults.ts"
 import { faultyDriver } from "./internal/faultyDriver.ts"
 
@@ -115,17 +117,50 @@ export interface FaultyBroker {
   readonly counts: Effect.Effect<Counts>
 }
 
-/** Faults by this seed and at these rates. */
+/**
+ * Faults by this seed and at these rates. A rate below 0, or rates that are more than 1 together, are a defect
+ * (`InvalidOption`) of the layer, and of `setRates`.
+ */
 export const make = (options: Options): FaultyBroker => {
   const faults = new Faults(options)
   return {
-    layer: (broker) => Layer.flatMap(broker, (context) => Layer.succeedContext(wrapAll(context, faults))),
+    layer: (broker) =>
+      Layer.unwrap(
+        Effect.as(
+          checkRates("FaultyBroker.make", options.rates),
+          Layer.flatMap(broker, (context) => Layer.succeedContext(wrapAll(context, faults)))
+        )
+      ),
     enable: Effect.sync(() => faults.turn(true)),
     disable: Effect.sync(() => faults.turn(false)),
-    setRates: (rates) => Effect.sync(() => faults.setRates(rates)),
+    setRates: (rates) =>
+      Effect.andThen(
+        checkRates("FaultyBroker.setRates", rates),
+        Effect.sync(() => faults.setRates(rates))
+      ),
     counts: Effect.sync(() => faults.counts())
   }
 }
+
+const checkRates = (operation: string, rates: RatesByOperation): Effect.Effect<void> =>
+  Effect.forEach(
+    Object.entries(rates),
+    ([name, faults]) => {
+      const numbers = Object.values(faults)
+      const sum = numbers.reduce((sum, rate) => sum + rate, 0)
+      // So written, NaN is wrong as well. What floating point adds to ten times 0.1 is not.
+      const isRight = numbers.every((rate) => rate >= 0) && sum <= 1 + 1e-9
+      return isRight
+        ? Effect.void
+        : Effect.die(
+            new InvalidOption({
+              operation,
+              problem: `the rates of ${name} must be from 0 to 1 and at most 1 together, got ${format(faults)}`
+            })
+          )
+    },
+    { discard: true }
+  )
 
 const brokerPrefix = named("").key
 

@@ -47,8 +47,10 @@
 import { createServer, type Server, type Socket } from "node:net"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import { InvalidOption } from "../pool/PoolError.ts"
 import type { Conditions } from "./internal/Lane.ts"
 import { Link } from "./internal/Link.ts"
 
@@ -97,12 +99,21 @@ export interface TcpProxy {
 
 /**
  * Starts a proxy on a free port of 127.0.0.1, in front of the target (default host 127.0.0.1). A target that cannot be reached
- * shows as a reset of the client's connection. Fails with `TcpProxyError` when no port is free.
+ * shows as a reset of the client's connection. Fails with `TcpProxyError` when no port is free; a target port that cannot be
+ * one is a defect, `InvalidOption`.
  */
 export const make = Effect.fnUntraced(function* (target: {
   readonly host?: string
   readonly port: number
 }): Effect.fn.Return<TcpProxy, TcpProxyError, Scope.Scope> {
+  if (!Number.isInteger(target.port) || target.port < 1 || target.port > 65_535) {
+    return yield* Effect.die(
+      new InvalidOption({
+        operation: "TcpProxy.make",
+        problem: `port must be a whole number from 1 to 65535, got ${format(target.port)}`
+      })
+    )
+  }
   const conditions: Conditions = unlimited()
   const links = new Set<Link>()
   let accepted = 0

@@ -214,7 +214,12 @@ describe("admission", () => {
       const rejecting = yield* WorkerPool.make({ name: "r", concurrency: 1, capacity: 2, onFull: "reject" })
       yield* rejecting.submit(work.pass)
       const three = [1, 2, 3].map((n) => Effect.succeed(n))
-      assert.strictEqual((yield* Effect.flip(rejecting.submitAll(three)))._tag, "PoolFull")
+      const refused = yield* Effect.flip(rejecting.submitAll(three))
+      assert.isTrue(refused._tag === "PoolFull")
+      assert.strictEqual(
+        refused.message,
+        'Pool "r" refused all 3 tasks of a submitAll: it had 2 places for them (capacity 2). Submit fewer at a time, try again later, raise capacity, or choose another onFull.'
+      )
       assert.deepInclude(yield* balanced(rejecting), { accepted: 1, refused: 3 })
       const two = yield* rejecting.submitAll(three.slice(1))
       yield* work.open

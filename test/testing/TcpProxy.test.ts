@@ -317,6 +317,16 @@ describe("TcpProxy", () => {
     })
   )
 
+  for (const port of [0, -1, 1.5, 70_000, Number.NaN]) {
+    it.effect(`a target port of ${port} is a defect`, () =>
+      Effect.gen(function* () {
+        const exit = yield* Effect.exit(TcpProxy.make({ port }))
+        assert.isTrue(Exit.hasDies(exit))
+        assert.include(String(exit), "port must be a whole number from 1 to 65535")
+      })
+    )
+  }
+
   for (const fault of ["none", "stall", "halfOpen", "refuse", "slow"] as const) {
     it.live(`everything is released with the scope; fault: ${fault}`, () =>
       Effect.gen(function* () {

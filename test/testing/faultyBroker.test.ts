@@ -38,6 +38,18 @@ describe("FaultyBroker", () => {
     })
   )
 
+  it.effect("rates that cannot be are defects, of the layer and of setRates", () =>
+    Effect.gen(function* () {
+      const { faulty } = yield* broker({ publish: { failBefore: 0.1, failAfter: 0.2, slow: 0.7 } })
+      for (const wrong of [{ failBefore: 1.5 }, { failAfter: -0.1 }, { slow: Number.NaN }, { lose: 0.6, slow: 0.6 }]) {
+        for (const attempt of [faulty.setRates({ publish: wrong }), Effect.asVoid(broker({ all: wrong }))]) {
+          const defect = yield* Effect.flip(Effect.catchDefect(attempt, (defect) => Effect.fail(defect)))
+          assert.include(String(defect), "must be from 0 to 1 and at most 1 together")
+        }
+      }
+    })
+  )
+
   it.effect("failBefore has not happened, failAfter has; both say what they are", () =>
     Effect.gen(function* () {
       const { driver, faulty } = yield* broker({})

@@ -152,9 +152,10 @@ export class Engine {
     const tasks = effects.map((effect) => this.make(fiber, effect, extra(), Flag.Handle))
     const first = tasks[0]
     if (first !== undefined && this.settings.onFull === "reject" && this.shutdown.isOpen) {
-      if (tasks.length > this.admission.placesFor(first)) {
+      const places = Math.max(0, this.admission.placesFor(first))
+      if (tasks.length > places) {
         this.books.refused += tasks.length
-        return Effect.fail(full(first, undefined))
+        return Effect.fail(full(first, undefined, { tasks: tasks.length, places }))
       }
     }
     const accept = (task: Task): AnyEffect => {

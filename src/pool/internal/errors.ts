@@ -11,11 +11,11 @@ const names = (task: Task) => ({ pool: task.engine.name, task: task.name })
 export const closed = (task: Task, outcome: PoolClosed["outcome"]): PoolClosed =>
   withoutStack(() => new PoolClosed({ ...names(task), outcome }))
 
-/** `key` where not the whole backlog was full but the share of the task's key. */
-export const full = (task: Task, key: string | undefined): PoolFull => {
+/** `key` where not the whole backlog was full but the share of the task's key; `list` where many were to go in at once. */
+export const full = (task: Task, key: string | undefined, list?: PoolFull["list"]): PoolFull => {
   const { capacity, capacityPerKey } = task.engine.settings
   return withoutStack(
-    () => new PoolFull({ ...names(task), capacity: key === undefined ? capacity : capacityPerKey, key })
+    () => new PoolFull({ ...names(task), capacity: key === undefined ? capacity : capacityPerKey, key, list })
   )
 }
 
