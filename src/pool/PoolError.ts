@@ -17,22 +17,24 @@ export class PoolFull extends Schema.TaggedError<PoolFull>("millrace/PoolFull")(
   /** The key whose share of the backlog was full; `undefined` when the whole backlog was. */
   key: Schema.UndefinedOr(Schema.String),
   /** How many tasks `submitAll` brought, `task` the first of them, and how many places there were. */
-  list: Schema.UndefinedOr(Schema.Struct({ tasks: Schema.Number, places: Schema.Number }))
+  list: Schema.optional(Schema.Struct({ tasks: Schema.Number, places: Schema.Number }))
 }) {
   override get message(): string {
-    if (this.list !== undefined) {
-      const { places, tasks } = this.list
-      return `Pool "${this.pool}" refused all ${tasks} tasks of a submitAll: it had ${places === 1 ? "one place" : `${places} places`} for them (capacity ${this.capacity}). Submit fewer at a time, try again later, raise capacity, or choose another onFull.`
-    }
-    const refused = `Pool "${this.pool}" refused task "${this.task}"`
-    if (this.capacity === 0) {
-      return `${refused}: it cannot start at once, and nothing may wait (capacity 0). Try again later, raise concurrency (maxInFlight of a Background), or choose another onFull.`
-    }
     const [what, option] =
       this.key === undefined
         ? ["its backlog", "capacity"]
         : [`the share of key "${this.key}" in its backlog`, "capacityPerKey"]
-    return `${refused}: ${what} is full (${this.capacity} tasks). Try again later, raise ${option}, or choose another onFull.`
+    const raise = this.capacity === 0 ? "concurrency (maxInFlight of a Background)" : option
+    const advice = `ry again later, raise ${raise}, or choose another onFull.`
+    if (this.list !== undefined) {
+      const { places, tasks } = this.list
+      const found = places === 1 ? "one place" : `${places} places`
+      return `Pool "${this.pool}" refused all ${tasks} tasks of a submitAll: ${what} had ${found} for them (${option} ${this.capacity}). Submit fewer at a time, t${advice}`
+    }
+    const refused = `Pool "${this.pool}" refused task "${this.task}"`
+    return this.capacity === 0
+      ? `${refused}: it cannot start at once, and nothing may wait (capacity 0). T${advice}`
+      : `${refused}: ${what} is full (${this.capacity} tasks). T${advice}`
   }
 }
 

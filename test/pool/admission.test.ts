@@ -218,12 +218,17 @@ describe("admission", () => {
       assert.isTrue(refused._tag === "PoolFull")
       assert.strictEqual(
         refused.message,
-        'Pool "r" refused all 3 tasks of a submitAll: it had 2 places for them (capacity 2). Submit fewer at a time, try again later, raise capacity, or choose another onFull.'
+        'Pool "r" refused all 3 tasks of a submitAll: its backlog had 2 places for them (capacity 2). Submit fewer at a time, try again later, raise capacity, or choose another onFull.'
       )
       assert.deepInclude(yield* balanced(rejecting), { accepted: 1, refused: 3 })
       const two = yield* rejecting.submitAll(three.slice(1))
       yield* work.open
       assert.deepStrictEqual(yield* Effect.forEach(two, (handle) => handle.await), [2, 3])
+
+      const perKey = yield* WorkerPool.make({ name: "k", concurrency: 1, capacityPerKey: 1, onFull: "reject" })
+      const ofKey = yield* Effect.flip(perKey.submitAll(three, { key: "a" }))
+      assert.include(ofKey.message, 'the share of key "a" in its backlog had one place for them (capacityPerKey 1).')
+      assert.include(ofKey.message, "raise capacityPerKey")
 
       const suspending = yield* WorkerPool.make({ name: "s", concurrency: 1, capacity: 1 })
       const many = Array.from({ length: 50 }, (_, n) => Effect.as(Effect.yieldNow, n))

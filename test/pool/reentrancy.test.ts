@@ -405,50 +405,107 @@ describe("who hears of an outcome may do anything", () => {
     })
   )
 
-  it.effect(
-    "a producer that is let in goes on when the slots are filled, and finds all the places that became free",
-    () =>
-      Effect.gen(function* () {
-        const pool = yield* WorkerPool.make({ name: "p", concurrency: 4, capacity: 4 })
-        const work = yield* gate
-        const blocked: Array<number> = []
-        const look = Effect.flatMap(pool.accounting, (books) => Effect.sync(() => blocked.push(books.blocked)))
-        const producer = yield* Effect.forkChild(
-          Effect.gen(function* () {
-            for (let i = 0; i < 4; i++) yield* pool.submit(work.pass)
-            for (let i = 0; i < 9; i++) yield* pool.submit(Effect.andThen(look, Effect.yieldNow))
-          }),
-          { startImmediately: true }
-        )
-        assert.strictEqual((yield* pool.accounting).blocked, 1)
-        yield* work.open
-        yield* Fiber.join(producer)
-        yield* pool.awaitIdle
-        // One was let in when the first of four had started, and three places were free when its producer went on.
-        assert.deepStrictEqual(blocked.slice(0, 4), [0, 0, 0, 0])
-        assert.strictEqual(blocked.length, 9)
-        yield* balanced(pool)
-      })
-  )
-
-  it.effect("a producer that is interrupted when it is let in and has not gone on takes its task back", () =>
+  it.effect("a producer that is let in goes on when the slots are filled, and finds all places that became free", () =>
     Effect.gen(function* () {
-      const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity: 1 })
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 4, capacity: 4 })
       const work = yield* gate
-      let began = false
-      yield* pool.submit(work.pass)
-      // Starts in the step in which the producer is let in, before that goes on.
-      yield* pool.submit(Effect.suspend(() => Effect.sync(() => producer.interruptUnsafe())))
-      const producer: Fiber.Fiber<unknown, unknown> = yield* Effect.forkChild(
-        pool.submit(Effect.sync(() => (began = true))),
+      const queued: Array<number> = []
+      const producer = yield* Effect.forkChild(
+        Effect.gen(function* () {
+          for (let i = 0; i < 4; i++) yield* pool.submit(work.pass)
+          for (let i = 0; i < 9; i++) {
+            yield* pool.submit(Effect.never)
+            queued.push((yield* pool.accounting).queued)
+          }
+        }),
         { startImmediately: true }
       )
+      assert.deepInclude(yield* balanced(pool), { running: 4, queued: 4, blocked: 1 })
       yield* work.open
-      const exit = yield* Fiber.await(producer)
-      assert.isTrue(Exit.hasInterrupts(exit))
+      while (queued.length < 8) yield* Effect.yieldNow
+      // The four that were queued took the four slots, and then the producer had their places one after the other.
+      assert.deepStrictEqual(queued, [1, 2, 3, 4, 1, 2, 3, 4])
+      yield* Fiber.interrupt(producer)
+      yield* pool.shutdown({ deadline: 0 })
+    })
+  )
+
+  for (const capacity of [0, 1, 2]) {
+    it.effect(`a task that starts may interrupt the producer that is next, with a capacity of ${capacity}`, () =>
+      Effect.gen(function* () {
+        const pool = yield* WorkerPool.make({ name: "p", concurrency: 1, capacity })
+        const work = yield* gate
+        let ran = false
+        yield* pool.submit(work.pass)
+        for (let i = 1; i < capacity; i++) yield* pool.submit(Effect.void)
+        const interrupts = yield* Effect.forkChild(
+          pool.submit(Effect.suspend(() => Effect.sync(() => producer.interruptUnsafe()))),
+          { startImmediately: true }
+        )
+        const producer: Fiber.Fiber<unknown, unknown> = yield* Effect.forkChild(
+          pool.submit(Effect.suspend(() => Effect.sync(() => (ran = true)))),
+          { startImmediately: true }
+        )
+        yield* work.open
+        yield* Fiber.join(interrupts)
+        assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(producer)))
+        yield* pool.awaitIdle
+        // Interrupted while it waits for a place, the work was never accepted.
+        assert.isFalse(ran)
+        assert.deepInclude(yield* balanced(pool), { accepted: Math.max(2, capacity + 1), interrupted: 0 })
+      })
+    )
+  }
+
+  it.effect("of several slots that became free, the second is for a producer with a more urgent task", () =>
+    Effect.gen(function* () {
+      const pool = yield* WorkerPool.make({ name: "p", concurrency: 2, capacity: 2 })
+      const work = yield* gate
+      const order: Array<string> = []
+      const say = (name: string) =>
+        Effect.andThen(
+          Effect.sync(() => order.push(name)),
+          Effect.yieldNow
+        )
+      yield* Effect.forEach([1, 2], () => pool.submit(work.pass))
+      yield* pool.submit(say("first"))
+      yield* pool.submit(say("second"))
+      const urgent = yield* Effect.forkChild(pool.submit(say("urgent"), { priority: 1 }), { startImmediately: true })
+      yield* work.open
+      yield* Fiber.join(urgent)
       yield* pool.awaitIdle
-      assert.isFalse(began)
-      assert.deepInclude(yield* balanced(pool), { accepted: 3, succeeded: 2, interrupted: 1 })
+      assert.deepStrictEqual(order, ["first", "urgent", "second"])
+    })
+  )
+
+  it.effect("a task that has a slot begins before another pool starts one in a slot that was lent", () =>
+    Effect.gen(function* () {
+      const a = yield* WorkerPool.make({ name: "a", concurrency: 1, capacity: 1 })
+      const b = yield* WorkerPool.make({ name: "b", concurrency: 2, onDeadlock: "lend" })
+      const [toX, toW, toQ] = [yield* gate, yield* gate, yield* gate]
+      const handles: Partial<Record<"q" | "t", WorkerPool.TaskHandle<void, WorkerPool.PoolClosed>>> = {}
+      const of = <A, E>(effect: () => Effect.Effect<A, E> | undefined) =>
+        Effect.suspend(() => effect() ?? Effect.die("too early"))
+      yield* a.submit(
+        Effect.andThen(
+          toX.pass,
+          of(() => handles.q?.await)
+        )
+      )
+      yield* b.submit(Effect.andThen(toW.pass, a.submit(Effect.sync(() => 1))))
+      handles.q = yield* b.submit(toQ.pass, { weight: 2 })
+      const r = yield* b.submit(of(() => handles.t?.cancel))
+      handles.t = yield* a.submit(Effect.never)
+      yield* toX.open
+      yield* toW.open
+      // One of b waits for a place in a, whose task waits for q, which has no slot: a circle, so b lends one.
+      yield* toQ.begun
+      // x ends, t has its slot, the producer of b is let in and gives the lent slot back, which starts r.
+      yield* toQ.open
+      yield* r.await
+      assert.isTrue(Exit.hasInterrupts(yield* handles.t.exit))
+      yield* Effect.forEach([a, b], (pool) => pool.awaitIdle)
+      yield* Effect.forEach([a, b], balanced)
     })
   )
 

@@ -162,6 +162,13 @@ export class Admission {
       : places + Math.max(0, slots.limit - slots.used)
   }
 
+  /** The key of the task, where its share has fewer places than the whole backlog. */
+  tighterKeyOf(task: Task): string | undefined {
+    const key = task.extra?.key
+    const { capacity, capacityPerKey } = this.engine.settings
+    return key !== undefined && capacityPerKey - this.keys.queued(key) < capacity - this.queued ? key : undefined
+  }
+
   isKeyFull(task: Task): boolean {
     const key = task.extra?.key
     const { capacityPerKey } = this.engine.settings
@@ -260,18 +267,33 @@ export class Admission {
 
   /** A place is free: blocked producers have a claim to it, by priority and then in order. */
   placeFreed(key: string | undefined): void {
-    if (key !== undefined && this.keys.blocked > 0) {
-      for (let places = this.engine.settings.capacityPerKey - this.keys.queued(key); places > 0; places--) {
-        const first = this.keys.firstBlocked(key)
-        if (first === undefined) break
-        this.leaveBlocked(first)
-        first.state = State.Blocked
-        this.blocked.push(first)
-      }
+    this.keyPlaceFreed(key)
+    while (this.letIn());
+  }
+
+  /** A task of the key has left the backlog: who waits for a place of this key waits for one in the whole backlog now. */
+  keyPlaceFreed(key: string | undefined): void {
+    if (key === undefined || this.keys.blocked === 0) return
+    for (let places = this.engine.settings.capacityPerKey - this.keys.queued(key); places > 0; places--) {
+      const first = this.keys.firstBlocked(key)
+      if (first === undefined) break
+      this.leaveBlocked(first)
+      first.state = State.Blocked
+      this.blocked.push(first)
     }
+  }
+
+  /** Whether a blocked producer has a task of higher priority than this one. */
+  isMoreUrgentBlocked(task: Task): boolean {
+    const first = this.blocked.size === 0 ? undefined : this.blocked.first()
+    return first !== undefined && priorityOf(first) > priorityOf(task)
+  }
+
+  /** Accepts the task of one blocked producer, which goes on in the same step. Returns whether there was one, and a place. */
+  letIn(): boolean {
     while (this.blocked.size > 0 && this.queued < this.engine.settings.capacity) {
       const task = this.blocked.first()
-      if (task === undefined) return
+      if (task === undefined) return false
       this.leaveBlocked(task)
       if (this.isKeyFull(task)) {
         this.enterBlocked(task)
@@ -280,7 +302,9 @@ export class Admission {
       this.engine.books.accepted++
       this.enqueue(task)
       this.answer(task, undefined)
+      return true
     }
+    return false
   }
 
   /** A failure parks or stops its key before anybody hears of it, so that who hears of it may resume the key. */

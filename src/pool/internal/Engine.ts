@@ -155,7 +155,7 @@ export class Engine {
       const places = Math.max(0, this.admission.placesFor(first))
       if (tasks.length > places) {
         this.books.refused += tasks.length
-        return Effect.fail(full(first, undefined, { tasks: tasks.length, places }))
+        return Effect.fail(full(first, this.admission.tighterKeyOf(first), { tasks: tasks.length, places }))
       }
     }
     const accept = (task: Task): AnyEffect => {
@@ -232,7 +232,7 @@ export class Engine {
     return task.state === State.Settled
   }
 
-  /** Waits for a place: the producer is suspended until its task is accepted, and its interruption takes the task back. */
+  /** Waits for a place: the producer is suspended, and the task is accepted in the step in which it goes on. */
   block(fiber: AnyFiber, task: Task): AnyEffect {
     return Effect.callback((resume) => {
       // Between the first offer and now, other fibers may have run.
@@ -245,7 +245,7 @@ export class Engine {
         answer = closed === undefined ? Exit.succeed(task) : Exit.fail(closed)
         if (leave === undefined) return
         leave()
-        this.waiting.resumeWaiter(resume, answer)
+        this.waiting.resumeNow(resume, answer)
       })
       leave = this.waiting.note(fiber, { _tag: "Admission", task }, (deadlock) => {
         this.withdraw(task, fiber.id)

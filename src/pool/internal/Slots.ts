@@ -130,28 +130,28 @@ export class Slots {
     }, 0)
   }
 
-  /** Fills the free slots from the backlog, and tells who waits for the pool to be empty. */
+  /**
+   * Fills the free slots from the backlog, then the free places from those who wait for one, and tells who waits for the pool
+   * to be empty. A producer that goes on when the slots are filled finds many places; it would else wait for each.
+   */
   pump(): void {
     if (this.pumping) return
     this.pumping = true
+    const { admission } = this.engine
     for (let starts = 0; ; starts++) {
       if (starts === mostStarts) {
         this.schedulePump()
         break
       }
-      const task = this.engine.admission.backlog.first()
-      if (task === undefined) {
-        if (this.engine.admission.blocked.size === 0 || !this.handToIdle()) break
-      } else {
-        if (!this.fits(task) || !this.takeToken()) break
-        this.engine.admission.backlog.remove(task)
-        this.engine.admission.endExpiry(task)
+      const task = admission.backlog.first()
+      if (task !== undefined && admission.isMoreUrgentBlocked(task) && admission.letIn()) continue
+      if (task !== undefined && this.fits(task) && this.takeToken()) {
+        admission.backlog.remove(task)
+        admission.endExpiry(task)
         this.occupy(task)
-        // Who waits for the place comes before what the task itself may submit when it starts. Nothing of the program runs
-        // here: the producer goes on when the slots are filled.
-        this.engine.admission.placeFreed(task.extra?.key)
+        admission.keyPlaceFreed(task.extra?.key)
         this.launch(task)
-      }
+      } else if (!admission.letIn() && (task !== undefined || !this.handToIdle())) break
     }
     this.pumping = false
     this.engine.waiting.recheck()

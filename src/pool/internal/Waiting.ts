@@ -149,9 +149,9 @@ export class Waiting {
   }
 
   /**
-   * Resumes those whose tasks ended, or were let in, while slots were being filled. A producer that submits to a full
-   * backlog, or awaits its handles one after the other, would else be suspended and resumed once for every task; so it finds
-   * many places free, and most handles settled. A failure is not put off: until its waiter has seen it, nobody has.
+   * Resumes those whose tasks ended while slots were being filled. A producer that awaits its handles one after the other
+   * would else be suspended and resumed once for every task of a full backlog; so it finds most of them settled. A failure
+   * is not put off: until its waiter has seen it, nobody has.
    */
   resumeLater(): void {
     if (this.later.length === 0) return
