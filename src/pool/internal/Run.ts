@@ -19,8 +19,8 @@ export interface Run extends Scope.Closeable, Effect.Effect<unknown, unknown> {
 /** What is the same in every new scope. */
 const emptyScope = Scope.makeUnsafe()
 
-// The constant parts of both stand in the prototype, where a copy of a scope would have five fields of its own. TypeScript sees a
-// constructor in classes only, and a class could not have a scope as its prototype.
+// The constant parts of both stand in the prototype, where a copy of a scope would have five fields of its own. TypeScript
+// sees a constructor in classes only, and a class could not have a scope as its prototype.
 export const Run = function (
   this: { -readonly [K in keyof Run]: Run[K] },
   context: Context.Context<never>,
